@@ -1,0 +1,23 @@
+//! The three kinds (`persona.dev/v1alpha1`), their conditions, labels and names. No I/O.
+
+pub mod condition;
+mod crd;
+pub mod duration;
+pub mod names;
+mod persona;
+mod pod_overlay;
+pub mod runtime;
+mod topology;
+mod worker_pool;
+
+pub use crd::crds;
+pub use duration::Span;
+pub use persona::*;
+pub use pod_overlay::*;
+pub use topology::*;
+pub use worker_pool::*;
+
+/// API group of all kinds.
+pub const GROUP: &str = "persona.dev";
+/// API version of all kinds.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,67 @@
+//! What a worker needs to know of a persona, as it travels through the queue. No secrets: a
+//! credential is a reference to a file that the worker has mounted.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Adapter, Generation, Persona, Provider, SecretKeyRef};
+
+/// The runtime configuration of a persona, stored as JSON beside its queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PersonaConfig {
+    /// `metadata.generation` it was made from; workers cache by it.
+    pub generation: i64,
+    /// Which API the model is behind.
+    pub provider: Provider,
+    /// The provider's name of the model.
+    pub model: String,
+    /// Base URL of the model's API; absent where the provider's own or the pod's sidecar is meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The key of a mounted Secret that authorizes the calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<SecretKeyRef>,
+    /// LoRA adapter to select.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Adapter>,
+    /// System prompt, put before the client's messages.
+    #[serde(default)]
+    pub instructions: String,
+    /// Defaults for fields that the client's request leaves out.
+    #[serde(default)]
+    pub generation_settings: Generation,
+    /// Milliseconds one attempt may run.
+    pub timeout_ms: u64,
+    /// Attempts before a task is dead.
+    pub max_attempts: u32,
+}
+
+impl PersonaConfig {
+    /// Reads the configuration off the manifest.
+    pub fn of(persona: &Persona) -> Self {
+        let spec = &persona.spec;
+        Self {
+            generation: persona.metadata.generation.unwrap_or_default(),
+            provider: spec.model.provider,
+            model: spec.model.name.clone(),
+            endpoint: spec.model.endpoint.clone(),
+            api_key: spec.model.api_key_secret_ref.clone(),
+            adapter: spec.adapter.clone(),
+            instructions: spec.instructions.clone(),
+            generation_settings: spec.generation.clone(),
+            timeout_ms: spec.timeout.as_millis(),
+            max_attempts: spec.max_attempts,
+        }
+    }
+}
+
+/// The lane of a persona that needs no credential.
+pub const PLAIN_LANE: &str = "-";
+
+/// What a worker must hold to serve the persona (data-plane.md, "lane"): `-`, or `<secret>/<key>`.
+pub fn lane(persona: &Persona) -> String {
+    match &persona.spec.model.api_key_secret_ref {
+        Some(reference) => format!("{}/{}", reference.name, reference.key),
+        None => PLAIN_LANE.to_owned(),
+    }
+}

@@ -1,0 +1,445 @@
+//! `WorkerPool`: a set of worker pods that follows its queue.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::NodeAffinity, apimachinery::pkg::apis::meta::v1::Condition,
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::CustomResource;
+use serde::{Deserialize, Serialize};
+
+use super::{PodOverlay, Span};
+
+/// A set of worker pods that follows its queue.
+#[derive(CustomResource, schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "persona.dev",
+    version = "v1alpha1",
+    kind = "WorkerPool",
+    namespaced,
+    status = "WorkerPoolStatus",
+    derive = "PartialEq",
+    shortname = "wp",
+    category = "personas",
+    doc = "A set of worker pods that follows its queue.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Size", type_ = "string", json_path = ".status.sizing"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(
+        name = "Desired",
+        type_ = "integer",
+        json_path = ".status.desiredReplicas"
+    ),
+    printcolumn(name = "Busy", type_ = "integer", json_path = ".status.busy"),
+    printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued"),
+    printcolumn(name = "Running", type_ = "integer", json_path = ".status.running"),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPoolSpec {
+    /// Workers that are always there.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min_replicas: u32,
+    /// Most workers.
+    #[serde(default = "default_max_replicas")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_replicas: u32,
+    /// Pins the size and turns autoscaling off (what `kubectl scale` writes). Unset: autoscaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub replicas: Option<u32>,
+    /// Workers the topology wants ready before personas move in; it sets and unsets this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub warm_replicas: Option<u32>,
+    /// Requests a worker answers at once.
+    #[serde(default = "default_slots")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub slots_per_worker: u32,
+    /// An idle worker above minReplicas goes after this.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: Span,
+    /// Other pools whose requests an idle worker may serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub steal_from: Vec<String>,
+    /// When to grow and shrink.
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// Which nodes its pods need.
+    #[serde(default)]
+    pub placement: Placement,
+    /// When a worker starts afresh.
+    #[serde(default)]
+    pub recycle: Recycle,
+    /// How long a worker may finish its requests before it goes. Default: the longest timeout of its personas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Span>,
+    /// Pod fields of your own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<PodOverlay>,
+}
+
+impl Default for WorkerPoolSpec {
+    fn default() -> Self {
+        Self {
+            min_replicas: one(),
+            max_replicas: default_max_replicas(),
+            replicas: None,
+            warm_replicas: None,
+            slots_per_worker: default_slots(),
+            idle_timeout: default_idle_timeout(),
+            steal_from: Vec::new(),
+            scaling: Scaling::default(),
+            placement: Placement::default(),
+            recycle: Recycle::default(),
+            drain_timeout: None,
+            template: None,
+        }
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn default_max_replicas() -> u32 {
+    8
+}
+
+const fn default_slots() -> u32 {
+    4
+}
+
+const fn default_idle_timeout() -> Span {
+    Span::secs(30)
+}
+
+/// When to grow and shrink.
+#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Scaling {
+    /// How long a request may wait for a worker.
+    pub target_wait: Span,
+    /// What the size follows; of several the largest wins.
+    #[schemars(length(min = 1, max = 8))]
+    pub metrics: Vec<MetricSource>,
+    /// Speed limits, names and meaning as in autoscaling/v2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behavior: Option<Behavior>,
+    /// What to do while a metric cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<ScalingFallback>,
+}
+
+impl Default for Scaling {
+    fn default() -> Self {
+        Self {
+            target_wait: Span::millis(500),
+            metrics: vec![MetricSource::default()],
+            behavior: None,
+            fallback: None,
+        }
+    }
+}
+
+/// Kinds of metric sources.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
+pub enum MetricType {
+    #[default]
+    Queue,
+    Prometheus,
+    RabbitMQ,
+}
+
+/// One thing the size follows: `type`, and the field of that type.
+#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricSource {
+    /// Which source.
+    #[serde(rename = "type")]
+    pub type_: MetricType,
+    /// With `type: Prometheus`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<PrometheusMetric>,
+    /// With `type: RabbitMQ`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rabbitmq: Option<RabbitMqMetric>,
+}
+
+/// The value of a PromQL query, per worker.
+#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrometheusMetric {
+    /// Base URL of the server.
+    #[schemars(length(min = 1, max = 2048))]
+    pub server_address: String,
+    /// PromQL that answers one number.
+    #[schemars(length(min = 1, max = 4096))]
+    pub query: String,
+    /// Value that one worker can take.
+    #[schemars(range(min = 0))]
+    pub target: f64,
+}
+
+/// The length of a RabbitMQ queue, per worker.
+#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RabbitMqMetric {
+    /// Base URL of the management API.
+    #[schemars(length(min = 1, max = 2048))]
+    pub management_address: String,
+    /// Virtual host.
+    #[serde(default = "default_vhost")]
+    #[schemars(length(min = 1, max = 255))]
+    pub vhost: String,
+    /// Queue name.
+    #[schemars(length(min = 1, max = 255))]
+    pub queue: String,
+    /// Messages that one worker can take.
+    #[schemars(range(min = 0))]
+    pub target: f64,
+}
+
+fn default_vhost() -> String {
+    "/".to_owned()
+}
+
+/// Speed limits in both directions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Behavior {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_up: Option<ScalingRules>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_down: Option<ScalingRules>,
+}
+
+/// Rules of one direction, names and meaning as in autoscaling/v2.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingRules {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub stabilization_window_seconds: Option<u32>,
+    /// Relative change below which nothing is done, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub tolerance: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub policies: Vec<ScalingPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select_policy: Option<SelectPolicy>,
+}
+
+/// Which of several policies counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum SelectPolicy {
+    Max,
+    Min,
+    Disabled,
+}
+
+/// A limit on change a period.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScalingPolicy {
+    #[serde(rename = "type")]
+    pub type_: PolicyType,
+    #[schemars(range(min = 1, max = 100_000))]
+    pub value: u32,
+    #[schemars(range(min = 1, max = 1800))]
+    pub period_seconds: u32,
+}
+
+/// The unit of a policy's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum PolicyType {
+    Pods,
+    Percent,
+}
+
+/// The size to hold while a metric cannot be read; it never shrinks a pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ScalingFallback {
+    #[schemars(range(min = 0, max = 10_000))]
+    pub replicas: u32,
+}
+
+/// Where a pool's pods run.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    #[default]
+    Cpu,
+    Gpu,
+}
+
+impl Device {
+    /// As in manifests and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
+/// Which nodes a pool's pods need.
+#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    #[serde(default)]
+    pub device: Device,
+    /// With `device: gpu`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Gpu>,
+}
+
+/// The GPUs of one pod.
+#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gpu {
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub count: u32,
+    /// Memory of each, like `24Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(Mi|Gi)$"))]
+    pub memory: Option<String>,
+    /// Products to choose from, as the nodes' product label names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub products: Vec<String>,
+    /// Extended resource to ask for.
+    #[serde(default = "default_gpu_resource")]
+    #[schemars(length(min = 1, max = 253))]
+    pub resource_name: String,
+    /// DeviceClass for dynamic resource allocation, instead of the extended resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub device_class_name: Option<String>,
+    /// Replaces the node affinity that the operator would set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "super::pod_overlay::opaque_object")]
+    pub node_affinity: Option<NodeAffinity>,
+}
+
+fn default_gpu_resource() -> String {
+    "nvidia.com/gpu".to_owned()
+}
+
+/// When a worker finishes its requests and starts afresh, against leaks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Recycle {
+    #[schemars(range(min = 1))]
+    pub after_tasks: u64,
+    pub after_age: Span,
+    /// Resident memory, like `512Mi`.
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(Mi|Gi)$"))]
+    pub at_memory: String,
+}
+
+impl Default for Recycle {
+    fn default() -> Self {
+        Self {
+            after_tasks: 10_000,
+            after_age: Span::secs(86_400),
+            at_memory: "512Mi".to_owned(),
+        }
+    }
+}
+
+/// What is known of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPoolStatus {
+    /// `Auto`, or `Pinned` while spec.replicas is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizing: Option<Sizing>,
+    /// Pods that are not terminating.
+    #[serde(default)]
+    pub replicas: i32,
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Pods the pool wants.
+    #[serde(default)]
+    pub desired_replicas: i32,
+    /// Workers with a request.
+    #[serde(default)]
+    pub busy: i32,
+    /// Ready workers without one.
+    #[serde(default)]
+    pub idle: i32,
+    /// Workers that take no more requests and will go.
+    #[serde(default)]
+    pub draining: i32,
+    #[serde(default)]
+    pub queued: i64,
+    #[serde(default)]
+    pub running: i64,
+    /// How long the oldest request that could run has waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_wait: Option<Span>,
+    /// Label selector of its pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// The last changes of size, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub history: Vec<ScaleRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, ScalingActive, Schedulable, ReplicaFailure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Who decides the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Sizing {
+    Auto,
+    Pinned,
+}
+
+/// One change of size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ScaleRecord {
+    pub at: Time,
+    pub from: i32,
+    pub to: i32,
+    /// The decision in words, with the numbers it came from.
+    #[schemars(length(max = 1024))]
+    pub reason: String,
+}
+
+/// Node labels by key, as in a node selector.
+pub type NodeSelector = BTreeMap<String, String>;
