@@ -1,5 +1,8 @@
 //! The three kinds (`persona.dev/v1alpha1`), their conditions, labels and names. No I/O.
 
+// Printer columns repeat `type_` and `priority` in one attribute, which the lint takes for duplicates.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod condition;
 mod crd;
 pub mod duration;
