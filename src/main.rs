@@ -1,5 +1,59 @@
+//! The subcommands; each is one process of the system.
+
+use clap::{Parser, Subcommand};
+use persona_operator::{api, controller, telemetry};
+
+/// Runs AI personas on worker pools that follow their queues.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        env = "PERSONA_LOG_FORMAT",
+        default_value_t
+    )]
+    log_format: telemetry::LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reconciles Personas, WorkerPools and PersonaTopologies.
+    Controller(Box<controller::Options>),
+    /// Prints the CustomResourceDefinitions as YAML.
+    Crds,
+}
+
 fn main() -> anyhow::Result<()> {
-    for crd in persona_operator::api::crds() {
+    let cli = Cli::parse();
+    if let Command::Crds = cli.command {
+        return print_crds();
+    }
+    telemetry::init_logging(cli.log_format)?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(cli.command))
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    let stop = telemetry::shutdown_signal()?;
+    match command {
+        Command::Controller(options) => controller::run(*options, stop).await?,
+        Command::Crds => print_crds()?,
+    }
+    Ok(())
+}
+
+fn print_crds() -> anyhow::Result<()> {
+    for crd in api::crds() {
         print!("---\n{}", serde_norway::to_string(&crd)?);
     }
     Ok(())
