@@ -1,0 +1,99 @@
+//! Who may do what in Redis: one ACL user a namespace, one for the gateway.
+//!
+//! Passwords are derived from one master key, so that nothing has to be stored or read back:
+//! `hex(HMAC-SHA256(master, "queue-password\0<subject>\0<version>"))`. Users survive neither a
+//! restart nor a failover of Redis, so the controller sets them again at each contact.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::{Queue, QueueError};
+
+/// The key that all passwords derive from. Debug and Display never show it.
+#[derive(Clone)]
+pub struct MasterKey(Vec<u8>);
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey(…)")
+    }
+}
+
+impl MasterKey {
+    /// Takes the content of the key's file; surrounding white space does not count.
+    pub fn new(content: impl AsRef<[u8]>) -> Self {
+        Self(content.as_ref().trim_ascii().to_vec())
+    }
+
+    /// Password of a namespace's worker user. Raise `version` to rotate.
+    pub fn namespace_password(&self, namespace: &str, version: u32) -> String {
+        self.derive("queue-password", namespace, version)
+    }
+
+    /// Password of the gateway's user.
+    pub fn gateway_password(&self, version: u32) -> String {
+        self.derive("gateway-password", "", version)
+    }
+
+    /// Any other secret of a namespace, such as the token of direct calls (`purpose` `direct-call`).
+    pub fn derive(&self, purpose: &str, namespace: &str, version: u32) -> String {
+        // HMAC takes keys of any length: new_from_slice has no failing case for it.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).unwrap_or_else(|_| unreachable!());
+        mac.update(format!("{purpose}\0{namespace}\0{version}").as_bytes());
+        hex::encode(mac.finalize().into_bytes())
+    }
+}
+
+/// User name of a namespace's workers.
+pub fn namespace_user(prefix: &str, namespace: &str) -> String {
+    format!("{prefix}.{namespace}")
+}
+
+/// User name of the gateway. No namespace can be called so: `.` is not allowed in their names.
+pub fn gateway_user(prefix: &str) -> String {
+    format!("{prefix}..gateway")
+}
+
+/// `#<sha256>` of a password, so that the password itself is not sent.
+fn hashed(password: &str) -> String {
+    format!("#{}", hex::encode(Sha256::digest(password)))
+}
+
+impl Queue {
+    /// Sets the user of a namespace's workers, idempotently. More than one version is valid during
+    /// a rotation.
+    ///
+    /// # Errors
+    /// [`QueueError::Denied`] where this user may not change ACLs (some managed Redis).
+    pub async fn ensure_namespace_user(
+        &self,
+        namespace: &str,
+        master: &MasterKey,
+        versions: &[u32],
+    ) -> Result<(), QueueError> {
+        let _ = (namespace, master, versions, hashed(""));
+        Err(QueueError::not_implemented("ensure_namespace_user"))
+    }
+
+    /// Sets the gateway's user, idempotently.
+    ///
+    /// # Errors
+    /// As [`Queue::ensure_namespace_user`].
+    pub async fn ensure_gateway_user(
+        &self,
+        master: &MasterKey,
+        versions: &[u32],
+    ) -> Result<(), QueueError> {
+        let _ = (master, versions);
+        Err(QueueError::not_implemented("ensure_gateway_user"))
+    }
+
+    /// Removes the user of a namespace that has gone, and closes its connections.
+    ///
+    /// # Errors
+    /// As [`Queue::ensure_namespace_user`].
+    pub async fn remove_namespace_user(&self, namespace: &str) -> Result<(), QueueError> {
+        let _ = namespace;
+        Err(QueueError::not_implemented("remove_namespace_user"))
+    }
+}

@@ -1,0 +1,172 @@
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, IntoConnectionInfo};
+
+use super::QueueError;
+use super::keys::{self, Keys};
+
+/// Where the queue is and as whom to reach it.
+#[derive(Clone)]
+pub struct QueueOptions {
+    /// `redis://host:port[/db]` or `rediss://…`.
+    pub url: String,
+    /// Prefix of the installation's keys.
+    pub prefix: String,
+    /// ACL user; none = what the URL says, or Redis' default user.
+    pub username: Option<String>,
+    /// Password of the user.
+    pub password: Option<String>,
+    /// Longest wait for an answer, and for a connection.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for QueueOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueOptions")
+            .field("prefix", &self.prefix)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueueOptions {
+    /// Options with the default prefix, the URL's user and 5 s of patience.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            prefix: keys::DEFAULT_PREFIX.to_owned(),
+            username: None,
+            password: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The queue of an installation. Cheap to clone; all clones share one connection, which reconnects
+/// by itself. Waiting (bells, channels) opens connections of its own.
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+#[allow(dead_code)]
+struct Inner {
+    client: Client,
+    manager: ConnectionManager,
+    prefix: String,
+    timeout: Duration,
+    calls: AtomicU64,
+}
+
+impl Queue {
+    /// Prepares the connection; it is opened at the first call, so that a process starts while Redis
+    /// is away.
+    ///
+    /// # Errors
+    /// [`QueueError::Refused`] for a URL that cannot be one, [`QueueError::BadName`] for the prefix.
+    pub fn connect(options: QueueOptions) -> Result<Self, QueueError> {
+        keys::check_name(&options.prefix)?;
+        let info = options.url.as_str().into_connection_info()?;
+        let mut settings = info.redis_settings().clone();
+        if let Some(username) = &options.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &options.password {
+            settings = settings.set_password(password);
+        }
+        let client = Client::open(info.set_redis_settings(settings))?;
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(2)
+            .set_min_delay(Duration::from_millis(20))
+            .set_max_delay(Duration::from_millis(500))
+            .set_connection_timeout(Some(options.timeout))
+            .set_response_timeout(Some(options.timeout))
+            .set_pipeline_buffer_size(1024);
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                client,
+                manager,
+                prefix: options.prefix,
+                timeout: options.timeout,
+                calls: AtomicU64::new(0),
+            }),
+        })
+    }
+
+    /// The handle of one namespace.
+    ///
+    /// # Errors
+    /// [`QueueError::BadName`] for what no namespace is called.
+    pub fn namespace(&self, namespace: &str) -> Result<NamespaceQueue, QueueError> {
+        Ok(NamespaceQueue {
+            keys: Keys::new(&self.inner.prefix, namespace)?,
+            namespace: namespace.to_owned(),
+            queue: self.clone(),
+        })
+    }
+
+    /// Prefix of the installation.
+    pub fn prefix(&self) -> &str {
+        &self.inner.prefix
+    }
+
+    /// Asks Redis for a sign of life.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the connection or the user.
+    pub async fn ping(&self) -> Result<(), QueueError> {
+        redis::cmd("PING").exec_async(&mut self.manager()).await?;
+        Ok(())
+    }
+
+    pub(super) fn manager(&self) -> ConnectionManager {
+        self.inner.manager.clone()
+    }
+
+    #[allow(dead_code)]
+    pub(super) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    #[allow(dead_code)]
+    pub(super) fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    #[allow(dead_code)]
+    /// A number that no other call of this process gets: the unique part of a fence.
+    pub(super) fn next_call(&self) -> u64 {
+        self.inner
+            .calls
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The queue of one namespace. Cheap to clone.
+#[derive(Clone)]
+pub struct NamespaceQueue {
+    pub(super) queue: Queue,
+    pub(super) keys: Keys,
+    namespace: String,
+}
+
+impl NamespaceQueue {
+    /// Name of the namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Names of its keys and channels.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The queue it belongs to.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+}

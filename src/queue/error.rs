@@ -1,0 +1,95 @@
+use thiserror::Error;
+
+/// Why a call to the queue did not give an answer. Refusals (full, duplicate, lost fence, …) are
+/// answers and part of each verb's own type.
+#[derive(Debug, Error)]
+pub enum QueueError {
+    /// Redis could not be reached, or the connection broke. The call may or may not have happened.
+    #[error("the queue is not reachable: {0}")]
+    Unreachable(#[source] redis::RedisError),
+    /// User name or password is wrong, or the user may not do this.
+    #[error(
+        "the queue refused this user: {0}; the controller sets its users again at the next contact"
+    )]
+    Denied(#[source] redis::RedisError),
+    /// The functions are not loaded: Redis is new, was flushed, or failed over to an empty replica.
+    #[error("the queue's functions are not loaded; the controller loads them at the next contact")]
+    NotInstalled(#[source] redis::RedisError),
+    /// Redis is above its `maxmemory`.
+    #[error("the queue is out of memory: {0}; raise maxmemory or wait until tasks have ended")]
+    OutOfMemory(#[source] redis::RedisError),
+    /// Any other answer of Redis that is an error.
+    #[error("the queue answered with an error: {0}")]
+    Refused(#[source] redis::RedisError),
+    /// The answer does not have the shape that this version expects.
+    #[error("the queue's answer to `{verb}` is not understood: {what}")]
+    Protocol {
+        /// Verb that was called.
+        verb: &'static str,
+        /// What was wrong with the answer.
+        what: String,
+    },
+    /// Another installation owns the prefix.
+    #[error(
+        "the prefix `{prefix}` belongs to the installation with cluster id {owner}; choose another queue prefix for this one"
+    )]
+    ForeignInstallation {
+        /// Prefix that is taken.
+        prefix: String,
+        /// Cluster id that took it.
+        owner: String,
+    },
+    /// A worker of another instance has taken over this pod's registration.
+    #[error("a newer instance of this worker is registered; this one must stop")]
+    Superseded,
+    /// A name cannot be part of a key.
+    #[error(
+        "`{0}` is not allowed in the queue's keys: use letters, digits, `.`, `_`, `-`, `/` (at most 253)"
+    )]
+    BadName(String),
+    /// This verb has no body yet.
+    #[error("the verb `{0}` is not implemented yet")]
+    NotImplemented(&'static str),
+}
+
+impl QueueError {
+    pub(super) fn not_implemented(verb: &'static str) -> Self {
+        Self::NotImplemented(verb)
+    }
+
+    /// A static word for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Denied(_) => "denied",
+            Self::NotInstalled(_) => "not_installed",
+            Self::OutOfMemory(_) => "out_of_memory",
+            Self::Refused(_) => "refused",
+            Self::Protocol { .. } => "protocol",
+            Self::ForeignInstallation { .. } => "foreign_installation",
+            Self::Superseded => "superseded",
+            Self::BadName(_) => "bad_name",
+            Self::NotImplemented(_) => "not_implemented",
+        }
+    }
+}
+
+impl From<redis::RedisError> for QueueError {
+    fn from(error: redis::RedisError) -> Self {
+        let code = error.code().unwrap_or_default().to_owned();
+        let text = error.to_string();
+        if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
+            return Self::Unreachable(error);
+        }
+        match code.as_str() {
+            "NOPERM" | "WRONGPASS" | "NOAUTH" => Self::Denied(error),
+            "OOM" => Self::OutOfMemory(error),
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "BUSY" => {
+                Self::Unreachable(error)
+            }
+            _ if text.contains("Function not found") => Self::NotInstalled(error),
+            _ if error.kind() == redis::ErrorKind::AuthenticationFailed => Self::Denied(error),
+            _ => Self::Refused(error),
+        }
+    }
+}

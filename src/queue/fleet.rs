@@ -1,0 +1,68 @@
+//! Verbs of the controller about workers: drain, reap, forget.
+
+use super::{NamespaceQueue, QueueError};
+
+/// What became of a task that reap touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Runnable again, at the head of its queue.
+    Requeued,
+    /// Its deadline had passed.
+    Expired,
+    /// A stream that had begun: it ended as failed, `interrupted`.
+    Interrupted,
+    /// It was lost alone as often as its persona allows.
+    Dead,
+}
+
+/// A task that reap touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Id of the task.
+    pub task: String,
+    /// Its persona.
+    pub persona: String,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+impl NamespaceQueue {
+    /// Stops (or allows) a worker's take, claim and direct calls, by pod uid, until the pod is
+    /// gone. Answers how many tasks it holds.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn drain(&self, worker: &str, on: bool) -> Result<u64, QueueError> {
+        let _ = (worker, on);
+        Err(QueueError::not_implemented("drain"))
+    }
+
+    /// Ends what has expired in the queue, gives back what workers have lost, wakes personas whose
+    /// provider may be asked again; at most about `limit` tasks a call. After an outage or a
+    /// failover call it only after one full [`super::work::LEASE`] of uninterrupted contact.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn reap(&self, limit: u32) -> Result<Vec<Reaped>, QueueError> {
+        let _ = limit;
+        Err(QueueError::not_implemented("reap"))
+    }
+
+    /// Gives back all tasks of a worker whose container has ended, without waiting for leases.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn reap_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
+        let _ = worker;
+        Err(QueueError::not_implemented("reap_worker"))
+    }
+
+    /// The pod is gone: as [`NamespaceQueue::reap_worker`], and nothing of it stays.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn forget_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
+        let _ = worker;
+        Err(QueueError::not_implemented("forget_worker"))
+    }
+}

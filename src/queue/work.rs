@@ -1,0 +1,254 @@
+//! Verbs of the worker: take tasks, keep their leases, hand in what comes out.
+
+use std::time::Duration;
+
+use super::task::{Chunk, Outcome, TaskPayload};
+use super::{NamespaceQueue, QueueError};
+use crate::api::runtime::PersonaConfig;
+
+/// How long a worker holds a task without renewing it.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// How often a worker renews its leases.
+pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// Asks for tasks.
+#[derive(Clone, Debug)]
+pub struct Take<'a> {
+    /// The worker's pool.
+    pub pool: &'a str,
+    /// Lanes it serves.
+    pub lanes: &'a [String],
+    /// Pod uid.
+    pub worker: &'a str,
+    /// Unguessable id of this process (or of this start of it).
+    pub instance: &'a str,
+    /// Tasks it can begin now.
+    pub slots_free: u32,
+    /// Other pools to serve when its own has no work; one slot stays free.
+    pub steal_from: &'a [String],
+    /// How long the lease lasts ([`LEASE`]).
+    pub lease: Duration,
+}
+
+/// A task that this worker now holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// Id of the task.
+    pub task: String,
+    /// Persona that answers.
+    pub persona: String,
+    /// Proof of holding it, for emit, finish, release and renew.
+    pub fence: String,
+    /// JSON of a [`TaskPayload`].
+    pub payload: String,
+    /// Generation of the persona's configuration.
+    pub generation: i64,
+    /// Attempts that count, this one included: 1 at first.
+    pub attempt: u32,
+    /// Time to the task's deadline, for what it is worth while running.
+    pub deadline_in: Duration,
+    /// How long it waited in the queue.
+    pub waited: Duration,
+    /// The answer is streamed: chunks go out by emit.
+    pub stream: bool,
+    /// It runs alone on its worker, because a worker was lost with it.
+    pub solo: bool,
+    /// Pool whose task it is; another one than the worker's when stolen.
+    pub pool: String,
+}
+
+impl Taken {
+    /// The payload, parsed.
+    ///
+    /// # Errors
+    /// [`QueueError::Protocol`] when it is not a [`TaskPayload`]; such a task is to be failed.
+    pub fn parse(&self) -> Result<TaskPayload, QueueError> {
+        serde_json::from_str(&self.payload).map_err(|error| QueueError::Protocol {
+            verb: "take",
+            what: format!("payload of task {}: {error}", self.task),
+        })
+    }
+}
+
+/// Answer to [`NamespaceQueue::take`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TakeAnswer {
+    /// Tasks the worker now holds.
+    pub tasks: Vec<Taken>,
+    /// The worker is draining: no tasks until it is not.
+    pub draining: bool,
+    /// Redis is short of memory: no tasks until it is not.
+    pub out_of_memory: bool,
+    /// A persona of the pool waits for its provider until then: take again after that time.
+    pub look_again_in: Option<Duration>,
+}
+
+/// A worker's sign of life, and the leases it keeps.
+#[derive(Clone, Debug)]
+pub struct Heartbeat<'a> {
+    /// Pod uid.
+    pub worker: &'a str,
+    /// Unguessable id of this process.
+    pub instance: &'a str,
+    /// The worker's pool.
+    pub pool: &'a str,
+    /// Tasks it runs at once.
+    pub slots: u32,
+    /// Task and fence of each task it runs from the queue.
+    pub leases: &'a [(String, String)],
+    /// Everything it runs, direct calls included.
+    pub running: u32,
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// Lanes it serves.
+    pub lanes: &'a [String],
+    /// `host:port` for direct calls.
+    pub address: &'a str,
+    /// How long the leases last from now ([`LEASE`]).
+    pub lease: Duration,
+}
+
+/// Answer to [`NamespaceQueue::renew`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Renewed {
+    /// Tasks that are not this worker's any more: stop them, their output is refused.
+    pub lost: Vec<String>,
+    /// The worker is to take nothing new.
+    pub draining: bool,
+}
+
+/// Answer to verbs that need the fence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fenced {
+    /// Done.
+    Accepted,
+    /// The task is not this worker's any more; nothing was changed.
+    Lost,
+}
+
+/// Why a worker hands a task back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// The worker stops or drains. Not an attempt.
+    Shutdown,
+    /// The provider said 429: its personas wait until `not_before`. Not an attempt.
+    RateLimited,
+    /// The attempt failed and may be repeated. Counts as an attempt; ends as dead when none is left.
+    Failed,
+}
+
+/// Chunks of one task, for [`NamespaceQueue::emit_all`].
+#[derive(Clone, Debug)]
+pub struct Emission<'a> {
+    /// Id of the task.
+    pub task: &'a str,
+    /// Its fence.
+    pub fence: &'a str,
+    /// Chunks in order.
+    pub chunks: &'a [Chunk],
+}
+
+impl NamespaceQueue {
+    /// Registers a worker process at its start: leases of an earlier instance of the same pod are
+    /// reaped, so that their tasks run again at once; from then on the earlier instance is refused.
+    /// Answers how many tasks that freed. Draining outlives it.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn register(&self, worker: &Heartbeat<'_>) -> Result<u64, QueueError> {
+        let _ = worker;
+        Err(QueueError::not_implemented("register"))
+    }
+
+    /// Takes as many runnable tasks as there are free slots: own pool first, personas by priority,
+    /// then by virtual time.
+    ///
+    /// # Errors
+    /// [`QueueError::Superseded`] for an earlier instance of the pod. When Redis gives no answer,
+    /// tasks may have been taken: they come back when their lease, which nobody renews, ends.
+    pub async fn take(&self, take: &Take<'_>) -> Result<TakeAnswer, QueueError> {
+        let _ = take;
+        Err(QueueError::not_implemented("take"))
+    }
+
+    /// Renews the leases of what the worker runs, and its registration.
+    ///
+    /// # Errors
+    /// [`QueueError::Superseded`] for an earlier instance of the pod.
+    pub async fn renew(&self, heartbeat: &Heartbeat<'_>) -> Result<Renewed, QueueError> {
+        let _ = heartbeat;
+        Err(QueueError::not_implemented("renew"))
+    }
+
+    /// Hands in chunks of a streamed task.
+    ///
+    /// # Errors
+    /// When Redis gives no answer: the chunks may be out; sending them again could double them.
+    pub async fn emit(
+        &self,
+        task: &str,
+        fence: &str,
+        chunks: &[Chunk],
+    ) -> Result<Fenced, QueueError> {
+        let _ = (task, fence, chunks);
+        Err(QueueError::not_implemented("emit"))
+    }
+
+    /// Hands in chunks of several tasks in one round trip; answers in the same order.
+    ///
+    /// # Errors
+    /// As [`NamespaceQueue::emit`].
+    pub async fn emit_all(&self, emissions: &[Emission<'_>]) -> Result<Vec<Fenced>, QueueError> {
+        let _ = emissions;
+        Err(QueueError::not_implemented("emit"))
+    }
+
+    /// Ends a task.
+    ///
+    /// # Errors
+    /// When Redis gives no answer; the same call again is safe (`Lost` when the first one worked).
+    pub async fn finish(
+        &self,
+        task: &str,
+        fence: &str,
+        outcome: &Outcome,
+    ) -> Result<Fenced, QueueError> {
+        let _ = (task, fence, outcome);
+        Err(QueueError::not_implemented("finish"))
+    }
+
+    /// Hands a task back to the head of its queue. A stream that has begun ends as interrupted
+    /// instead. `not_before` is from now.
+    ///
+    /// # Errors
+    /// When Redis gives no answer; the same call again is safe.
+    pub async fn release(
+        &self,
+        task: &str,
+        fence: &str,
+        reason: ReleaseReason,
+        not_before: Duration,
+    ) -> Result<Fenced, QueueError> {
+        let _ = (task, fence, reason, not_before);
+        Err(QueueError::not_implemented("release"))
+    }
+
+    /// The worker goes: it is no capacity any more. What it still holds is handed back by reap.
+    /// Draining stays until [`NamespaceQueue::forget_worker`].
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn deregister(&self, pool: &str, worker: &str) -> Result<(), QueueError> {
+        let _ = (pool, worker);
+        Err(QueueError::not_implemented("deregister"))
+    }
+
+    /// The persona's present configuration; its `generation` may be newer than the task's.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn config(&self, persona: &str) -> Result<Option<PersonaConfig>, QueueError> {
+        let _ = persona;
+        Err(QueueError::not_implemented("config"))
+    }
+}
