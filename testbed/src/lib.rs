@@ -1,8 +1,39 @@
 //! A real Kubernetes, Redis and language model on one machine, for tests and the demo.
+//!
+//! Everything is a child process that dies with this one, on free ports, with its logs in one folder
+//! that error messages name. [`Cluster::shared`] and [`Redis::shared`] serve all tests of a process;
+//! [`Cluster::start`] and [`Redis::start`] are for tests that break things.
 
+pub mod binaries;
 mod cache;
+pub mod certs;
+pub mod cluster;
+pub mod component;
+pub mod control_plane;
+mod gobuild;
 pub mod image;
+pub mod kubeconfig;
 mod model;
+pub mod net;
 pub mod packages;
+pub mod probe;
+pub mod process;
+pub mod progress;
+pub mod redis;
+pub mod run_dir;
+mod toolchain;
 
-pub use model::{MODEL_NAME, ModelOptions, ModelServer, weights};
+pub use self::binaries::Binary;
+pub use self::cluster::Cluster;
+pub use self::component::Component;
+pub use self::control_plane::Options;
+pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
+pub use self::redis::{Redis, RedisOptions};
+
+/// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is
+/// the same provider everywhere in this workspace.
+pub fn install_crypto() {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+}

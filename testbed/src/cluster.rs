@@ -1,0 +1,191 @@
+//! A Kubernetes for tests and the demo: our own control plane, or the user's cluster.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::api::{Api, ObjectMeta, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::binaries::Binary;
+use crate::component::Component;
+use crate::control_plane::{ControlPlane, Options};
+use crate::kubeconfig;
+use crate::run_dir::{DataDir, RunDir};
+
+/// Names the kubeconfig of a cluster to use instead of one of our own.
+pub const KUBECONFIG_VARIABLE: &str = "TESTBED_KUBECONFIG";
+
+/// A cluster. Dropping one of our own stops its processes and removes its data.
+#[derive(Debug)]
+pub struct Cluster {
+    kubeconfig: PathBuf,
+    // Dropped in this order: processes first.
+    own: Option<ControlPlane>,
+    data: Option<DataDir>,
+}
+
+impl Cluster {
+    /// The cluster all tests of this process share: the user's when TESTBED_KUBECONFIG is set, else one
+    /// that lives as long as the process.
+    pub async fn shared() -> Result<&'static Self> {
+        static SHARED: OnceCell<Result<Cluster, String>> = OnceCell::const_new();
+        let start = async || match std::env::var_os(KUBECONFIG_VARIABLE) {
+            Some(path) => Self::external(Path::new(&path))
+                .await
+                .map_err(|error| format!("{error:#}")),
+            None => Self::start(Options {
+                taint_fake_nodes: true,
+                ..Options::default()
+            })
+            .await
+            .map_err(|error| format!("{error:#}")),
+        };
+        SHARED
+            .get_or_init(start)
+            .await
+            .as_ref()
+            .map_err(|error| anyhow!(error.clone()))
+    }
+
+    /// The user's cluster by its kubeconfig. Nothing of it is started or stopped.
+    pub async fn external(kubeconfig: &Path) -> Result<Self> {
+        let cluster = Self {
+            kubeconfig: std::path::absolute(kubeconfig)?,
+            own: None,
+            data: None,
+        };
+        let version = cluster.client().await?.apiserver_version().await;
+        version
+            .with_context(|| format!("the cluster of {} does not answer", kubeconfig.display()))?;
+        Ok(cluster)
+    }
+
+    /// A cluster of its own, for tests that break things. Control plane only; nodes are joined by the
+    /// other methods.
+    pub async fn start(options: Options) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("cluster{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let run = RunDir::current()?;
+        let data = run.data(&name)?;
+        let own = ControlPlane::start(&name, data.path(), &run.logs(), &options).await?;
+        Ok(Self {
+            kubeconfig: own.admin_kubeconfig.clone(),
+            own: Some(own),
+            data: Some(data),
+        })
+    }
+
+    /// Admin access.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A new client: one must not be shared between the runtimes of several tests.
+    pub async fn client(&self) -> Result<kube::Client> {
+        kubeconfig::client(&self.kubeconfig).await
+    }
+
+    /// Makes a namespace with a unique name, ready to take pods.
+    pub async fn namespace(&self, prefix: &str) -> Result<String> {
+        let client = self.client().await?;
+        let name = format!("{prefix}-{:08x}", rand::random::<u32>());
+        let metadata = ObjectMeta {
+            name: Some(name.clone()),
+            ..ObjectMeta::default()
+        };
+        let namespace = Namespace {
+            metadata,
+            ..Namespace::default()
+        };
+        Api::all(client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .context("cannot create a namespace")?;
+        // Pods are refused until the controller manager has made it.
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
+        let made = watcher(
+            accounts,
+            watcher::Config::default().fields("metadata.name=default"),
+        )
+        .applied_objects();
+        let first = async {
+            std::pin::pin!(made.filter_map(async |event| event.ok()))
+                .next()
+                .await
+        };
+        tokio::time::timeout(Duration::from_secs(60), first)
+            .await
+            .with_context(|| format!("namespace {name} got no default service account"))?;
+        Ok(name)
+    }
+
+    /// kubectl of the cluster's version, talking to this cluster.
+    pub async fn kubectl(&self) -> Result<Command> {
+        self.tool(Binary::Kubectl).await
+    }
+
+    /// Helm 4, talking to this cluster, with its caches in the cluster's data folder.
+    pub async fn helm(&self) -> Result<Command> {
+        let mut helm = self.tool(Binary::Helm).await?;
+        if let Some(data) = &self.data {
+            let home = data.path().join("helm");
+            for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+                helm.env(variable, &home);
+            }
+        }
+        Ok(helm)
+    }
+
+    async fn tool(&self, binary: Binary) -> Result<Command> {
+        let mut command = Command::new(binary.resolve().await?);
+        command
+            .env("KUBECONFIG", &self.kubeconfig)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// The parts of our own control plane; an error on the user's cluster.
+    pub fn control_plane(&self) -> Result<&ControlPlane> {
+        self.own.as_ref().with_context(|| {
+            format!("this needs a cluster of the testbed's own, but {KUBECONFIG_VARIABLE} names another one")
+        })
+    }
+
+    pub fn apiserver(&self) -> Result<&Component> {
+        Ok(&self.control_plane()?.apiserver)
+    }
+
+    pub fn etcd(&self) -> Result<&Component> {
+        Ok(&self.control_plane()?.etcd)
+    }
+
+    pub fn controller_manager(&self) -> Result<&Component> {
+        Ok(&self.control_plane()?.controller_manager)
+    }
+
+    pub fn scheduler(&self) -> Result<&Component> {
+        Ok(&self.control_plane()?.scheduler)
+    }
+
+    /// Every request the API server answered, one JSON object a line; needs `Options::audit`.
+    pub fn audit_log(&self) -> Result<&Path> {
+        self.control_plane()?
+            .audit_log
+            .as_deref()
+            .context("the cluster was started without Options::audit")
+    }
+
+    /// Stops in good order; dropping does the same by SIGKILL.
+    pub async fn stop(self) -> Result<()> {
+        match &self.own {
+            Some(own) => own.stop().await,
+            None => bail!("the user's cluster is not ours to stop"),
+        }
+    }
+}
