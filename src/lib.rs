@@ -2,10 +2,16 @@
 //!
 //! - [`api`] the three kinds, conditions, labels. No I/O
 //! - [`controller`] Kubernetes: one folder a kind: observe (I/O), plan (pure), apply (I/O), status
+//! - [`placement`] pure: model -> class of workers
 //! - [`queue`] the queue in Redis: keys, functions, typed client
+//! - [`scaling`] pure: demand -> size, and who goes
 //! - [`telemetry`] logs, metrics, health, signals: what every process has
+//! - [`topology`] pure: number of personas -> phase, persona -> pool
 
 pub mod api;
 pub mod controller;
+pub mod placement;
 pub mod queue;
+pub mod scaling;
 pub mod telemetry;
+pub mod topology;

@@ -1,0 +1,7 @@
+//! How personas share pools: the phase by their number, and the pool of each. Pure.
+
+mod assignment;
+mod phase;
+
+pub use assignment::{PhaseGroup, pool_name};
+pub use phase::{PhaseDecision, Previous, phase};
