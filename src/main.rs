@@ -1,7 +1,7 @@
 //! The subcommands; each is one process of the system.
 
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, telemetry};
+use persona_operator::{api, controller, gateway, telemetry};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ struct Cli {
 enum Command {
     /// Reconciles Personas, WorkerPools and PersonaTopologies.
     Controller(Box<controller::Options>),
+    /// Serves the OpenAI-compatible API.
+    Gateway(Box<gateway::Options>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds,
 }
@@ -47,6 +49,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     let stop = telemetry::shutdown_signal()?;
     match command {
         Command::Controller(options) => controller::run(*options, stop).await?,
+        Command::Gateway(options) => gateway::run(*options, stop).await?,
         Command::Crds => print_crds()?,
     }
     Ok(())
