@@ -1,7 +1,11 @@
 //! The subcommands; each is one process of the system.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, telemetry};
+use persona_operator::{api, controller, telemetry};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -24,16 +28,18 @@ struct Cli {
 enum Command {
     /// Reconciles Personas, WorkerPools and PersonaTopologies.
     Controller(Box<controller::Options>),
-    /// Serves the OpenAI-compatible API.
-    Gateway(Box<gateway::Options>),
     /// Prints the CustomResourceDefinitions as YAML.
-    Crds,
+    Crds {
+        /// Writes one file a definition into this folder instead.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Command::Crds = cli.command {
-        return print_crds();
+    if let Command::Crds { dir } = &cli.command {
+        return crds(dir.as_deref());
     }
     telemetry::init_logging(cli.log_format)?;
     rustls::crypto::ring::default_provider()
@@ -49,15 +55,21 @@ async fn run(command: Command) -> anyhow::Result<()> {
     let stop = telemetry::shutdown_signal()?;
     match command {
         Command::Controller(options) => controller::run(*options, stop).await?,
-        Command::Gateway(options) => gateway::run(*options, stop).await?,
-        Command::Crds => print_crds()?,
+        Command::Crds { dir } => crds(dir.as_deref())?,
     }
     Ok(())
 }
 
-fn print_crds() -> anyhow::Result<()> {
-    for crd in api::crds() {
-        print!("---\n{}", serde_norway::to_string(&crd)?);
+fn crds(dir: Option<&Path>) -> anyhow::Result<()> {
+    for (name, text) in api::crd_files()? {
+        match dir {
+            Some(dir) => {
+                let file = dir.join(name);
+                fs::write(&file, text)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            None => print!("---\n{text}"),
+        }
     }
     Ok(())
 }

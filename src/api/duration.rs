@@ -121,7 +121,6 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "maxLength": 24,
-            "pattern": "^([0-9]{1,8}(ms|s|m|h))+$",
         })
     }
 }

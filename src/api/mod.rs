@@ -9,14 +9,18 @@ pub mod duration;
 pub mod names;
 mod persona;
 mod pod_overlay;
+mod pod_schema;
+mod rules;
 pub mod runtime;
+mod scaling;
 mod topology;
 mod worker_pool;
 
-pub use crd::crds;
+pub use crd::{crd_files, crds};
 pub use duration::Span;
 pub use persona::*;
 pub use pod_overlay::*;
+pub use scaling::*;
 pub use topology::*;
 pub use worker_pool::*;
 

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, Span};
+use super::{Phase, Span, rules};
 
 /// A persona answers messages with a language model.
 #[derive(CustomResource, schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,10 +45,11 @@ use super::{Phase, Span};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::persona()))]
 pub struct PersonaSpec {
     /// Specialization key: personas of one type share a pool where pools are split by type.
     #[serde(rename = "type", default = "default_type")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::trimmed()))]
     pub type_: String,
     /// The model that answers.
     pub model: Model,
@@ -67,6 +68,7 @@ pub struct PersonaSpec {
     pub queue: QueueLimits,
     /// How long one attempt at an answer may take.
     #[serde(default = "default_timeout")]
+    #[schemars(extend("x-kubernetes-validations" = rules::span("1ms", "24h")))]
     pub timeout: Span,
     /// Attempts before a request that kills its worker is given up.
     #[serde(default = "default_max_attempts")]
@@ -120,16 +122,17 @@ impl Provider {
 /// The model of a persona and how to reach it.
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::model()))]
 pub struct Model {
     /// Which API the model is behind.
     pub provider: Provider,
     /// The provider's name of the model, like `gpt-4o-mini` or `llama3.2:3b`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::word("llama3.2:3b")))]
     pub name: String,
     /// Base URL of the API, like `http://ollama:11434`. Ollama without one means a model server in the
     /// pool's own pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 2048))]
+    #[schemars(length(max = 2048), extend("x-kubernetes-validations" = rules::base_url("http://ollama:11434 or https://vllm.example.com/v1")))]
     pub endpoint: Option<String>,
     /// Key of a Secret in the persona's namespace that holds the API key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,10 +151,10 @@ pub struct Model {
 )]
 pub struct SecretKeyRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::object_name("openai")))]
     pub name: String,
     /// Key in it.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::secret_key()))]
     pub key: String,
 }
 
@@ -163,18 +166,18 @@ pub struct ModelRequirements {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
-        regex(pattern = r"^([0-9]+x)?[0-9]+(\.[0-9]+)?[MBT]$")
+        extend("x-kubernetes-validations" = rules::form(r"^([0-9]+x)?[0-9]+(\.[0-9]+)?[MBT]$", "must be a number of weights with M, B or T, like 3B or 8x7B"))
     )]
     pub parameters: Option<String>,
     /// Quantization, like `Q4_K_M` or `F16`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = rules::form("^[A-Za-z0-9_]+$", "must be a quantization of letters, digits and _, like Q4_K_M or F16")))]
     pub quantization: Option<String>,
     /// Memory of the device, like `4Gi`; replaces the estimate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 16),
-        regex(pattern = r"^[0-9]+(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$")
+        extend("x-kubernetes-validations" = rules::form(r"^[0-9]*[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$", "must be a size with a unit, like 4Gi"))
     )]
     pub memory: Option<String>,
     /// Tokens of context a request may use.
@@ -210,10 +213,11 @@ pub struct ModelServer {
 /// Where model files come from: exactly one of the fields.
 #[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::model_cache()))]
 pub struct ModelCache {
     /// Name of a PersistentVolumeClaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::object_name("models")))]
     pub persistent_volume_claim: Option<String>,
     /// Reference of an image volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,7 +225,7 @@ pub struct ModelCache {
     pub image: Option<String>,
     /// Absolute path on the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), extend("x-kubernetes-validations" = rules::absolute_path("/var/lib/models")))]
     pub host_path: Option<String>,
 }
 
@@ -232,7 +236,7 @@ pub struct Adapter {
     /// Name it is loaded under.
     #[schemars(
         length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+        extend("x-kubernetes-validations" = rules::object_name("review-lora"))
     )]
     pub name: String,
     /// Where its files are, as the model server sees them.
@@ -258,7 +262,7 @@ pub struct Generation {
     pub max_tokens: Option<u32>,
     /// Texts that end an answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 4), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub stop: Vec<String>,
 }
 
@@ -295,7 +299,7 @@ impl Default for QueueLimits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PoolRef {
     /// Name of the WorkerPool.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::object_name("mine")))]
     pub name: String,
 }
 

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, WorkerPoolSpec};
+use super::{Span, WorkerPoolSpec, rules};
 
 /// How a namespace's personas share pools. One a namespace, named `default`.
 #[derive(CustomResource, schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ use super::{Span, WorkerPoolSpec};
     )
 )]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = rules::topology()))]
 pub struct PersonaTopologySpec {
     /// `Auto` follows the number of personas; a phase pins it.
     pub mode: Mode,
@@ -60,6 +61,7 @@ pub struct PersonaTopologySpec {
     #[schemars(range(min = 0, max = 1000))]
     pub hysteresis: u32,
     /// How long the number must stay low before going back.
+    #[schemars(extend("x-kubernetes-validations" = rules::span("0s", "24h")))]
     pub stabilization: Span,
     /// WorkerPool defaults for the pools it makes.
     pub pool: WorkerPoolSpec,
@@ -157,12 +159,15 @@ impl Mode {
 /// Numbers of personas above which the next phase begins.
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
+#[schemars(extend("x-kubernetes-validations" = rules::thresholds()))]
 pub struct Thresholds {
+    /// Above this, personas share a pool for each resource class.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub generic: u32,
+    /// Above this, a pool for each type, whose idle workers help other types.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub hybrid: u32,
-    /// Only with adapters in use.
+    /// Above this, and with adapters in use, a dedicated pool for each type.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub specialized: u32,
 }
@@ -181,6 +186,7 @@ impl Default for Thresholds {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PersonaTopologyStatus {
+    /// How pools are shared now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Personas that count: neither suspended, being deleted nor on a pool of their owner's.
@@ -206,6 +212,7 @@ pub struct PersonaTopologyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub history: Vec<PhaseRecord>,
+    /// `metadata.generation` this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Stable.
@@ -217,6 +224,7 @@ pub struct PersonaTopologyStatus {
 /// A pool of the topology.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TopologyPool {
+    /// Name of the WorkerPool.
     pub name: String,
     /// Resource class: `api`, `cpu` or `gpu-<memory>`.
     pub class: String,
@@ -228,22 +236,30 @@ pub struct TopologyPool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Transition {
+    /// Phase before.
     pub from: Phase,
+    /// Phase after.
     pub to: Phase,
     /// Personas whose route has switched.
     pub moved: i32,
+    /// Personas that have to move.
     pub total: i32,
     /// In words, like `Generic -> Hybrid 37/51`.
     pub progress: String,
+    /// When it began.
     pub started_at: Time,
 }
 
 /// A change of phase that happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PhaseRecord {
+    /// When the phase changed.
     pub at: Time,
+    /// Phase before.
     pub from: Phase,
+    /// Phase after.
     pub to: Phase,
+    /// Why, with the numbers.
     #[schemars(length(max = 1024))]
     pub reason: String,
 }

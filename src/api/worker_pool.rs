@@ -9,7 +9,7 @@ use k8s_openapi::{
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
-use super::{PodOverlay, Span};
+use super::{PodOverlay, Scaling, Span, pod_schema, rules};
 
 /// A set of worker pods that follows its queue.
 #[derive(CustomResource, schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,7 @@ use super::{PodOverlay, Span};
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::worker_pool()))]
 pub struct WorkerPoolSpec {
     /// Workers that are always there.
     #[serde(default = "one")]
@@ -79,6 +80,7 @@ pub struct WorkerPoolSpec {
     pub slots_per_worker: u32,
     /// An idle worker above minReplicas goes after this.
     #[serde(default = "default_idle_timeout")]
+    #[schemars(extend("x-kubernetes-validations" = rules::span("1ms", "24h")))]
     pub idle_timeout: Span,
     /// Other pools whose requests an idle worker may serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -95,6 +97,7 @@ pub struct WorkerPoolSpec {
     pub recycle: Recycle,
     /// How long a worker may finish its requests before it goes. Default: the longest timeout of its personas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = rules::span("0s", "24h")))]
     pub drain_timeout: Option<Span>,
     /// Pod fields of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,160 +139,6 @@ const fn default_idle_timeout() -> Span {
     Span::secs(30)
 }
 
-/// When to grow and shrink.
-#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Scaling {
-    /// How long a request may wait for a worker.
-    pub target_wait: Span,
-    /// What the size follows; of several the largest wins.
-    #[schemars(length(min = 1, max = 8))]
-    pub metrics: Vec<MetricSource>,
-    /// Speed limits, names and meaning as in autoscaling/v2.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub behavior: Option<Behavior>,
-    /// What to do while a metric cannot be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<ScalingFallback>,
-}
-
-impl Default for Scaling {
-    fn default() -> Self {
-        Self {
-            target_wait: Span::millis(500),
-            metrics: vec![MetricSource::default()],
-            behavior: None,
-            fallback: None,
-        }
-    }
-}
-
-/// Kinds of metric sources.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
-pub enum MetricType {
-    #[default]
-    Queue,
-    Prometheus,
-    RabbitMQ,
-}
-
-/// One thing the size follows: `type`, and the field of that type.
-#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MetricSource {
-    /// Which source.
-    #[serde(rename = "type")]
-    pub type_: MetricType,
-    /// With `type: Prometheus`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus: Option<PrometheusMetric>,
-    /// With `type: RabbitMQ`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rabbitmq: Option<RabbitMqMetric>,
-}
-
-/// The value of a PromQL query, per worker.
-#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PrometheusMetric {
-    /// Base URL of the server.
-    #[schemars(length(min = 1, max = 2048))]
-    pub server_address: String,
-    /// PromQL that answers one number.
-    #[schemars(length(min = 1, max = 4096))]
-    pub query: String,
-    /// Value that one worker can take.
-    #[schemars(range(min = 0))]
-    pub target: f64,
-}
-
-/// The length of a RabbitMQ queue, per worker.
-#[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RabbitMqMetric {
-    /// Base URL of the management API.
-    #[schemars(length(min = 1, max = 2048))]
-    pub management_address: String,
-    /// Virtual host.
-    #[serde(default = "default_vhost")]
-    #[schemars(length(min = 1, max = 255))]
-    pub vhost: String,
-    /// Queue name.
-    #[schemars(length(min = 1, max = 255))]
-    pub queue: String,
-    /// Messages that one worker can take.
-    #[schemars(range(min = 0))]
-    pub target: f64,
-}
-
-fn default_vhost() -> String {
-    "/".to_owned()
-}
-
-/// Speed limits in both directions.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Behavior {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale_up: Option<ScalingRules>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scale_down: Option<ScalingRules>,
-}
-
-/// Rules of one direction, names and meaning as in autoscaling/v2.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ScalingRules {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 3600))]
-    pub stabilization_window_seconds: Option<u32>,
-    /// Relative change below which nothing is done, 0 to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1))]
-    pub tolerance: Option<f64>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    pub policies: Vec<ScalingPolicy>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub select_policy: Option<SelectPolicy>,
-}
-
-/// Which of several policies counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub enum SelectPolicy {
-    Max,
-    Min,
-    Disabled,
-}
-
-/// A limit on change a period.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ScalingPolicy {
-    #[serde(rename = "type")]
-    pub type_: PolicyType,
-    #[schemars(range(min = 1, max = 100_000))]
-    pub value: u32,
-    #[schemars(range(min = 1, max = 1800))]
-    pub period_seconds: u32,
-}
-
-/// The unit of a policy's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub enum PolicyType {
-    Pods,
-    Percent,
-}
-
-/// The size to hold while a metric cannot be read; it never shrinks a pool.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct ScalingFallback {
-    #[schemars(range(min = 0, max = 10_000))]
-    pub replicas: u32,
-}
-
 /// Where a pool's pods run.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
@@ -314,10 +163,12 @@ impl Device {
 /// Which nodes a pool's pods need.
 #[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules::placement()))]
 pub struct Placement {
+    /// `cpu` or `gpu`.
     #[serde(default)]
     pub device: Device,
-    /// With `device: gpu`.
+    /// The GPUs of a pod, with `device: gpu`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
 }
@@ -326,12 +177,13 @@ pub struct Placement {
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
+    /// GPUs of one pod.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 64))]
     pub count: u32,
     /// Memory of each, like `24Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(Mi|Gi)$"))]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = rules::memory("24Gi")))]
     pub memory: Option<String>,
     /// Products to choose from, as the nodes' product label names them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -339,15 +191,15 @@ pub struct Gpu {
     pub products: Vec<String>,
     /// Extended resource to ask for.
     #[serde(default = "default_gpu_resource")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::form("^[a-z0-9][-a-z0-9.]*/[a-zA-Z0-9][-a-zA-Z0-9_.]*$", "must be a resource of nodes with its domain, like nvidia.com/gpu")))]
     pub resource_name: String,
     /// DeviceClass for dynamic resource allocation, instead of the extended resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub device_class_name: Option<String>,
-    /// Replaces the node affinity that the operator would set.
+    /// As in a pod; replaces the node affinity that the operator would set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "super::pod_overlay::opaque_object")]
+    #[schemars(schema_with = "pod_schema::object::<NodeAffinity>")]
     pub node_affinity: Option<NodeAffinity>,
 }
 
@@ -359,11 +211,14 @@ fn default_gpu_resource() -> String {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Recycle {
-    #[schemars(range(min = 1))]
+    /// Requests it has answered.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
     pub after_tasks: u64,
+    /// Time since it started, like `24h`.
+    #[schemars(extend("x-kubernetes-validations" = rules::span("1s", "8760h")))]
     pub after_age: Span,
     /// Resident memory, like `512Mi`.
-    #[schemars(length(max = 16), regex(pattern = r"^[0-9]+(Mi|Gi)$"))]
+    #[schemars(length(max = 16), extend("x-kubernetes-validations" = rules::memory("512Mi")))]
     pub at_memory: String,
 }
 
@@ -387,6 +242,7 @@ pub struct WorkerPoolStatus {
     /// Pods that are not terminating.
     #[serde(default)]
     pub replicas: i32,
+    /// Pods that can take requests.
     #[serde(default)]
     pub ready_replicas: i32,
     /// Pods the pool wants.
@@ -401,8 +257,10 @@ pub struct WorkerPoolStatus {
     /// Workers that take no more requests and will go.
     #[serde(default)]
     pub draining: i32,
+    /// Waiting requests, as of the last write.
     #[serde(default)]
     pub queued: i64,
+    /// Requests being answered, as of the last write.
     #[serde(default)]
     pub running: i64,
     /// How long the oldest request that could run has waited.
@@ -415,6 +273,7 @@ pub struct WorkerPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub history: Vec<ScaleRecord>,
+    /// `metadata.generation` this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, ScalingActive, Schedulable, ReplicaFailure.
@@ -433,8 +292,11 @@ pub enum Sizing {
 /// One change of size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ScaleRecord {
+    /// When it was decided.
     pub at: Time,
+    /// Replicas before.
     pub from: i32,
+    /// Replicas after.
     pub to: i32,
     /// The decision in words, with the numbers it came from.
     #[schemars(length(max = 1024))]

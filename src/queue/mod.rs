@@ -23,7 +23,6 @@ pub mod fleet;
 pub mod keys;
 pub mod library;
 pub mod listen;
-mod pools;
 pub mod routing;
 pub mod stats;
 pub mod submit;

@@ -1,0 +1,5 @@
+//! The three kinds on a real API server: what it refuses, what it fills in, what people see.
+
+mod cluster;
+mod definitions;
+mod refusals;
