@@ -7,7 +7,56 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
+use super::keys::{Keys, namespaces};
 use super::{Queue, QueueError};
+
+/// What a tenant may call, on its own prefix only: the functions, waiting and listening, reading
+/// its output; and what the functions call, because Redis checks that against the caller too. No
+/// EVAL, SCAN, KEYS, FUNCTION, CONFIG, nothing administrative.
+const COMMANDS: [&str; 42] = [
+    "fcall",
+    "blpop",
+    "xrange",
+    "subscribe",
+    "unsubscribe",
+    "psubscribe",
+    "punsubscribe",
+    "ping",
+    "client|setinfo",
+    "del",
+    "exists",
+    "expire",
+    "get",
+    "hdel",
+    "hexists",
+    "hget",
+    "hincrby",
+    "hmget",
+    "hset",
+    "info|memory",
+    "llen",
+    "persist",
+    "pexpire",
+    "publish",
+    "rpush",
+    "sadd",
+    "scard",
+    "smembers",
+    "srem",
+    "time",
+    "xadd",
+    "xlen",
+    "zadd",
+    "zcard",
+    "zpopmin",
+    "zrange",
+    "zrem",
+    "zscore",
+    "hello",
+    "auth",
+    "quit",
+    "reset",
+];
 
 /// The key that all passwords derive from. Debug and Display never show it.
 #[derive(Clone)]
@@ -71,8 +120,15 @@ impl Queue {
         master: &MasterKey,
         versions: &[u32],
     ) -> Result<(), QueueError> {
-        let _ = (namespace, master, versions, hashed(""));
-        Err(QueueError::not_implemented("ensure_namespace_user"))
+        let keys = Keys::new(self.prefix(), namespace)?;
+        let passwords = versions
+            .iter()
+            .map(|version| master.namespace_password(namespace, *version));
+        let mut rules: Vec<String> = passwords.map(|password| hashed(&password)).collect();
+        rules.push(format!("~{}*", keys.prefix()));
+        rules.push(format!("&{}*", keys.prefix()));
+        self.set_user(&namespace_user(self.prefix(), namespace), rules)
+            .await
     }
 
     /// Sets the gateway's user, idempotently.
@@ -84,8 +140,15 @@ impl Queue {
         master: &MasterKey,
         versions: &[u32],
     ) -> Result<(), QueueError> {
-        let _ = (master, versions);
-        Err(QueueError::not_implemented("ensure_gateway_user"))
+        let prefix = self.prefix();
+        let mut rules: Vec<String> = versions
+            .iter()
+            .map(|version| hashed(&master.gateway_password(*version)))
+            .collect();
+        rules.push(format!("~{prefix}:{{*}}:*"));
+        rules.push(format!("%R~{}", namespaces(prefix)));
+        rules.push(format!("&{prefix}:{{*}}:*"));
+        self.set_user(&gateway_user(prefix), rules).await
     }
 
     /// Removes the user of a namespace that has gone, and closes its connections.
@@ -93,7 +156,22 @@ impl Queue {
     /// # Errors
     /// As [`Queue::ensure_namespace_user`].
     pub async fn remove_namespace_user(&self, namespace: &str) -> Result<(), QueueError> {
-        let _ = namespace;
-        Err(QueueError::not_implemented("remove_namespace_user"))
+        redis::cmd("ACL")
+            .arg("DELUSER")
+            .arg(namespace_user(self.prefix(), namespace))
+            .exec_async(&mut self.manager())
+            .await?;
+        Ok(())
+    }
+
+    async fn set_user(&self, user: &str, rules: Vec<String>) -> Result<(), QueueError> {
+        let mut cmd = redis::cmd("ACL");
+        cmd.arg(&["SETUSER", user, "reset", "on", "-@all"])
+            .arg(rules);
+        for command in COMMANDS {
+            cmd.arg(format!("+{command}"));
+        }
+        cmd.exec_async(&mut self.manager()).await?;
+        Ok(())
     }
 }

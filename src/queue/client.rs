@@ -1,12 +1,14 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, IntoConnectionInfo};
+use redis::{Client, Cmd, IntoConnectionInfo, Value};
 
 use super::QueueError;
 use super::keys::{self, Keys};
+use super::library::LIBRARY;
+use super::reply::Reply;
 
 /// Where the queue is and as whom to reach it.
 #[derive(Clone)]
@@ -52,13 +54,11 @@ pub struct Queue {
     inner: Arc<Inner>,
 }
 
-#[allow(dead_code)]
 struct Inner {
     client: Client,
     manager: ConnectionManager,
     prefix: String,
     timeout: Duration,
-    calls: AtomicU64,
 }
 
 impl Queue {
@@ -92,7 +92,6 @@ impl Queue {
                 manager,
                 prefix: options.prefix,
                 timeout: options.timeout,
-                calls: AtomicU64::new(0),
             }),
         })
     }
@@ -127,22 +126,18 @@ impl Queue {
         self.inner.manager.clone()
     }
 
-    #[allow(dead_code)]
     pub(super) fn client(&self) -> &Client {
         &self.inner.client
     }
 
-    #[allow(dead_code)]
     pub(super) fn timeout(&self) -> Duration {
         self.inner.timeout
     }
 
-    #[allow(dead_code)]
     /// A number that no other call of this process gets: the unique part of a fence.
-    pub(super) fn next_call(&self) -> u64 {
-        self.inner
-            .calls
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    pub(super) fn next_call() -> u64 {
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        CALLS.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -168,5 +163,22 @@ impl NamespaceQueue {
     /// The queue it belongs to.
     pub fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    /// The call of a verb; its arguments are to be added.
+    pub(super) fn verb(&self, verb: &'static str) -> Cmd {
+        let mut cmd = redis::cmd("FCALL");
+        cmd.arg(format!("{LIBRARY}_{verb}"))
+            .arg(1)
+            .arg(self.keys.prefix());
+        cmd
+    }
+
+    pub(super) async fn call(&self, cmd: &Cmd) -> Result<Value, QueueError> {
+        Ok(cmd.query_async(&mut self.queue.manager()).await?)
+    }
+
+    pub(super) async fn reply(&self, verb: &'static str, cmd: &Cmd) -> Result<Reply, QueueError> {
+        Reply::new(verb, self.call(cmd).await?)
     }
 }

@@ -47,16 +47,9 @@ pub enum QueueError {
         "`{0}` is not allowed in the queue's keys: use letters, digits, `.`, `_`, `-`, `/` (at most 253)"
     )]
     BadName(String),
-    /// This verb has no body yet.
-    #[error("the verb `{0}` is not implemented yet")]
-    NotImplemented(&'static str),
 }
 
 impl QueueError {
-    pub(super) fn not_implemented(verb: &'static str) -> Self {
-        Self::NotImplemented(verb)
-    }
-
     /// A static word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -69,27 +62,31 @@ impl QueueError {
             Self::ForeignInstallation { .. } => "foreign_installation",
             Self::Superseded => "superseded",
             Self::BadName(_) => "bad_name",
-            Self::NotImplemented(_) => "not_implemented",
         }
     }
 }
 
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
-        let code = error.code().unwrap_or_default().to_owned();
-        let text = error.to_string();
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
             return Self::Unreachable(error);
         }
-        match code.as_str() {
-            "NOPERM" | "WRONGPASS" | "NOAUTH" => Self::Denied(error),
-            "OOM" => Self::OutOfMemory(error),
-            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" | "BUSY" => {
-                Self::Unreachable(error)
-            }
-            _ if text.contains("Function not found") => Self::NotInstalled(error),
-            _ if error.kind() == redis::ErrorKind::AuthenticationFailed => Self::Denied(error),
-            _ => Self::Refused(error),
+        if error.kind() == redis::ErrorKind::AuthenticationFailed {
+            return Self::Denied(error);
+        }
+        // The words are Redis' own error codes; a pipeline reports them in its text only.
+        let text = error.to_string();
+        let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        if says(&["NOPERM", "WRONGPASS", "NOAUTH", "No permissions"]) {
+            Self::Denied(error)
+        } else if says(&["Function not found"]) {
+            Self::NotInstalled(error)
+        } else if says(&["OOM"]) {
+            Self::OutOfMemory(error)
+        } else if says(&["LOADING", "MASTERDOWN", "READONLY", "BUSY"]) {
+            Self::Unreachable(error)
+        } else {
+            Self::Refused(error)
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Verbs of the controller about workers: drain, reap, forget.
 
+use super::reply::Reply;
 use super::{NamespaceQueue, QueueError};
 
 /// What became of a task that reap touched.
@@ -13,6 +14,8 @@ pub enum Fate {
     Interrupted,
     /// It was lost alone as often as its persona allows.
     Dead,
+    /// Its persona was deleted: it ended as failed.
+    Removed,
 }
 
 /// A task that reap touched.
@@ -33,8 +36,12 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn drain(&self, worker: &str, on: bool) -> Result<u64, QueueError> {
-        let _ = (worker, on);
-        Err(QueueError::not_implemented("drain"))
+        let mut cmd = self.verb("drain");
+        Ok(cmd
+            .arg(worker)
+            .arg(u8::from(on))
+            .query_async(&mut self.queue.manager())
+            .await?)
     }
 
     /// Ends what has expired in the queue, gives back what workers have lost, wakes personas whose
@@ -44,8 +51,8 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn reap(&self, limit: u32) -> Result<Vec<Reaped>, QueueError> {
-        let _ = limit;
-        Err(QueueError::not_implemented("reap"))
+        let mut cmd = self.verb("reap");
+        reaped(self.reply("reap", cmd.arg(limit)).await?)
     }
 
     /// Gives back all tasks of a worker whose container has ended, without waiting for leases.
@@ -53,8 +60,8 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn reap_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
-        let _ = worker;
-        Err(QueueError::not_implemented("reap_worker"))
+        let mut cmd = self.verb("reap_worker");
+        reaped(self.reply("reap_worker", cmd.arg(worker).arg(0)).await?)
     }
 
     /// The pod is gone: as [`NamespaceQueue::reap_worker`], and nothing of it stays.
@@ -62,7 +69,30 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn forget_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
-        let _ = worker;
-        Err(QueueError::not_implemented("forget_worker"))
+        let mut cmd = self.verb("reap_worker");
+        reaped(self.reply("reap_worker", cmd.arg(worker).arg(1)).await?)
     }
+}
+
+fn reaped(reply: Reply) -> Result<Vec<Reaped>, QueueError> {
+    reply
+        .lists()?
+        .into_iter()
+        .map(|mut item| {
+            let (task, persona, word) = (item.text()?, item.text()?, item.text()?);
+            let fate = match word.as_str() {
+                "requeued" => Fate::Requeued,
+                "expired" => Fate::Expired,
+                "interrupted" => Fate::Interrupted,
+                "dead" => Fate::Dead,
+                "removed" => Fate::Removed,
+                _ => return Err(item.unknown(&word)),
+            };
+            Ok(Reaped {
+                task,
+                persona,
+                fate,
+            })
+        })
+        .collect()
 }

@@ -23,6 +23,7 @@ pub mod fleet;
 pub mod keys;
 pub mod library;
 pub mod listen;
+mod reply;
 pub mod routing;
 pub mod stats;
 pub mod submit;

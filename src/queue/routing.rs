@@ -1,8 +1,16 @@
 //! Verbs of the controller that say which persona runs in which pool.
 
+use redis::{Cmd, Value};
+use sha2::{Digest, Sha256};
+
+use super::keys::{self, check_name};
+use super::reply::{Reply, wrong};
 use super::{NamespaceQueue, QueueError};
 use crate::api::QueueLimits;
 use crate::api::runtime::PersonaConfig;
+
+/// Waiting tasks that one call of `remove` ends: keeps the call short for Redis.
+const REMOVE_BATCH: u32 = 500;
 
 /// Registers a persona, or changes its route, limits or configuration.
 #[derive(Clone, Debug)]
@@ -50,6 +58,11 @@ pub enum RouteAnswer {
     StaleEpoch {
         /// The epoch of the present route.
         current: u64,
+    },
+    /// A newer generation of the persona's configuration is registered.
+    StaleGeneration {
+        /// The generation that is registered.
+        current: i64,
     },
     /// A persona of the same name and another uid is registered: `remove` that one first.
     OtherUid {
@@ -103,8 +116,59 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn route(&self, route: &Route<'_>) -> Result<RouteAnswer, QueueError> {
-        let _ = route;
-        Err(QueueError::not_implemented("route"))
+        let (target, pool) = match route.target {
+            Target::Unchanged => ("unchanged", ""),
+            Target::Nowhere => ("nowhere", ""),
+            Target::Pool(pool) => ("pool", pool),
+        };
+        check_name(route.persona)?;
+        check_name(route.lane)?;
+        if !pool.is_empty() {
+            check_name(pool)?;
+        }
+        let config = serde_json::to_string(route.config)
+            .map_err(|error| wrong("route", format!("configuration: {error}")))?;
+        let limits = route.limits;
+        let mut cmd = self.verb("route");
+        cmd.arg(&[route.persona, route.uid, target, pool, route.lane])
+            .arg(route.epoch)
+            .arg(route.config.generation)
+            .arg(config)
+            .arg(limits.max_concurrency.max(1))
+            .arg(limits.max_length.max(1))
+            .arg(limits.priority.clamp(-100, 100))
+            .arg(limits.weight.max(1))
+            .arg(u8::from(route.suspended))
+            .arg(route.config.max_attempts.max(1))
+            .arg(provider_key(route));
+        // The set of namespaces is outside the namespace's slot, so it is not the function's to write.
+        let (value, _): (Value, i64) = redis::pipe()
+            .add_command(cmd)
+            .cmd("SADD")
+            .arg(keys::namespaces(self.queue.prefix()))
+            .arg(self.namespace())
+            .query_async(&mut self.queue.manager())
+            .await?;
+        let mut reply = Reply::new("route", value)?;
+        let word = reply.text()?;
+        Ok(match word.as_str() {
+            "routed" => RouteAnswer::Routed {
+                from: Some(reply.text()?).filter(|pool| !pool.is_empty()),
+                queued: reply.next()?,
+            },
+            "stale_epoch" => RouteAnswer::StaleEpoch {
+                current: reply.next()?,
+            },
+            "stale_generation" => RouteAnswer::StaleGeneration {
+                current: reply.next()?,
+            },
+            "other_uid" => RouteAnswer::OtherUid {
+                current: reply.text()?,
+            },
+            "removed" => RouteAnswer::Removed,
+            "closed_pool" => RouteAnswer::ClosedPool,
+            _ => return Err(reply.unknown(&word)),
+        })
     }
 
     /// Takes a deleted persona out: waiting tasks end as failed with `reason`, running ones finish.
@@ -117,8 +181,39 @@ impl NamespaceQueue {
         uid: &str,
         reason: &str,
     ) -> Result<RemoveAnswer, QueueError> {
-        let _ = (persona, uid, reason);
-        Err(QueueError::not_implemented("remove"))
+        let mut failed = 0;
+        loop {
+            let mut cmd = self.verb("remove");
+            cmd.arg(&[persona, uid, reason]).arg(REMOVE_BATCH);
+            let mut reply = self.reply("remove", &cmd).await?;
+            let word = reply.text()?;
+            match word.as_str() {
+                "removed" => {}
+                "unknown" => return Ok(RemoveAnswer::Unknown),
+                "other_uid" => {
+                    return Ok(RemoveAnswer::OtherUid {
+                        current: reply.text()?,
+                    });
+                }
+                _ => return Err(reply.unknown(&word)),
+            }
+            failed += reply.next::<u64>()?;
+            let (left, personas): (u64, u64) = (reply.next()?, reply.next()?);
+            if left == 0 {
+                if personas == 0 {
+                    self.leave_namespace().await?;
+                }
+                return Ok(RemoveAnswer::Removed { failed });
+            }
+        }
+    }
+
+    async fn leave_namespace(&self) -> Result<(), QueueError> {
+        let mut cmd = redis::cmd("SREM");
+        cmd.arg(keys::namespaces(self.queue.prefix()))
+            .arg(self.namespace());
+        self.call(&cmd).await?;
+        Ok(())
     }
 
     /// Opens a pool for routes. Idempotent.
@@ -126,8 +221,10 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn open(&self, pool: &str) -> Result<(), QueueError> {
-        let _ = pool;
-        Err(QueueError::not_implemented("open"))
+        check_name(pool)?;
+        let mut cmd = self.verb("open");
+        self.call(cmd.arg(pool)).await?;
+        Ok(())
     }
 
     /// Closes a pool that is empty: no members, nothing waiting, nothing running. Idempotent.
@@ -135,8 +232,19 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn close(&self, pool: &str) -> Result<CloseAnswer, QueueError> {
-        let _ = pool;
-        Err(QueueError::not_implemented("close"))
+        check_name(pool)?;
+        let mut cmd = self.verb("close");
+        let mut reply = self.reply("close", cmd.arg(pool)).await?;
+        let word = reply.text()?;
+        Ok(match word.as_str() {
+            "closed" => CloseAnswer::Closed,
+            "busy" => CloseAnswer::Busy {
+                members: reply.next()?,
+                queued: reply.next()?,
+                running: reply.next()?,
+            },
+            _ => return Err(reply.unknown(&word)),
+        })
     }
 
     /// Says that all routes are published; `None` takes the word back. Readers compare the value.
@@ -144,8 +252,12 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn set_epoch(&self, epoch: Option<&str>) -> Result<(), QueueError> {
-        let _ = epoch;
-        Err(QueueError::not_implemented("set_epoch"))
+        let cmd = match epoch {
+            Some(epoch) => Cmd::set(self.keys.epoch(), epoch),
+            None => Cmd::del(self.keys.epoch()),
+        };
+        self.call(&cmd).await?;
+        Ok(())
     }
 
     /// Names of the registered personas.
@@ -153,7 +265,19 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn personas(&self) -> Result<Vec<String>, QueueError> {
-        Err(QueueError::not_implemented("personas"))
+        Ok(Cmd::smembers(self.keys.personas())
+            .query_async(&mut self.queue.manager())
+            .await?)
+    }
+
+    /// Names of the open pools.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn pools(&self) -> Result<Vec<String>, QueueError> {
+        Ok(Cmd::smembers(self.keys.pools())
+            .query_async(&mut self.queue.manager())
+            .await?)
     }
 
     /// Uid, pool and epoch of a registered persona.
@@ -161,8 +285,18 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn registration(&self, persona: &str) -> Result<Option<Registration>, QueueError> {
-        let _ = persona;
-        Err(QueueError::not_implemented("registration"))
+        let mut cmd = self.verb("registration");
+        let value = self.call(cmd.arg(persona)).await?;
+        if value == Value::Nil {
+            return Ok(None);
+        }
+        let mut reply = Reply::new("registration", value)?;
+        Ok(Some(Registration {
+            uid: reply.text()?,
+            pool: Some(reply.text()?).filter(|pool| !pool.is_empty()),
+            epoch: reply.next()?,
+            generation: reply.next()?,
+        }))
     }
 }
 
@@ -177,4 +311,12 @@ pub struct Registration {
     pub epoch: u64,
     /// Generation of its configuration.
     pub generation: i64,
+}
+
+/// Personas with the same key share a provider's limits: same API, same endpoint, same credential.
+fn provider_key(route: &Route<'_>) -> String {
+    let config = route.config;
+    let endpoint = config.endpoint.as_deref().unwrap_or_default();
+    let digest = Sha256::digest(format!("{:?}\0{endpoint}\0{}", config.provider, route.lane));
+    hex::encode(&digest[..8])
 }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use redis::{Cmd, Value};
+
+use super::reply::{Reply, wrong};
 use super::{NamespaceQueue, Queue, QueueError};
 
 /// A pool as of one moment. Times are Redis' clock in ms since the epoch, durations in ms.
@@ -91,8 +94,21 @@ impl Queue {
         &self,
         pools: &[(NamespaceQueue, String)],
     ) -> Result<Vec<PoolStats>, QueueError> {
-        let _ = pools;
-        Err(QueueError::not_implemented("stats"))
+        if pools.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for (namespace, pool) in pools {
+            pipe.add_command(namespace.verb("stats").arg(pool).to_owned());
+        }
+        let answers: Vec<Value> = pipe.query_async(&mut self.manager()).await?;
+        answers
+            .into_iter()
+            .zip(pools)
+            .map(|(answer, (namespace, pool))| {
+                pool_stats(Reply::new("stats", answer)?, namespace.namespace(), pool)
+            })
+            .collect()
     }
 }
 
@@ -105,8 +121,22 @@ impl NamespaceQueue {
         &self,
         personas: &[String],
     ) -> Result<Vec<PersonaStats>, QueueError> {
-        let _ = personas;
-        Err(QueueError::not_implemented("persona_stats"))
+        if personas.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for persona in personas {
+            pipe.zcard(self.keys.queued(persona))
+                .scard(self.keys.running(persona));
+        }
+        let sizes: Vec<u64> = pipe.query_async(&mut self.queue.manager()).await?;
+        Ok(sizes
+            .chunks_exact(2)
+            .map(|pair| PersonaStats {
+                queued: pair[0],
+                running: pair[1],
+            })
+            .collect())
     }
 
     /// Entries in the dead letters.
@@ -114,6 +144,71 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn dead_letters(&self) -> Result<u64, QueueError> {
-        Err(QueueError::not_implemented("dead_letters"))
+        Ok(Cmd::xlen(self.keys.dead())
+            .query_async(&mut self.queue.manager())
+            .await?)
     }
+}
+
+fn pool_stats(mut reply: Reply, namespace: &str, pool: &str) -> Result<PoolStats, QueueError> {
+    Ok(PoolStats {
+        namespace: namespace.to_owned(),
+        pool: pool.to_owned(),
+        open: reply.flag()?,
+        epoch: Some(reply.text()?).filter(|epoch| !epoch.is_empty()),
+        at_ms: reply.next()?,
+        demand: reply.next()?,
+        demand_by_lane: lanes(reply.list()?)?,
+        members: reply.next()?,
+        concurrency: reply.next()?,
+        queued: reply.next()?,
+        runnable: reply.next()?,
+        running: reply.next()?,
+        oldest_wait_ms: reply.next()?,
+        arrived: reply.next()?,
+        completed: reply.next()?,
+        wait_sum_ms: reply.next()?,
+        service_sum_ms: reply.next()?,
+        workers: reply
+            .list()?
+            .lists()?
+            .into_iter()
+            .map(worker_stats)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Lane and demand in turn.
+fn lanes(reply: Reply) -> Result<BTreeMap<String, u64>, QueueError> {
+    let items: Vec<String> = reply.rest()?;
+    items
+        .chunks_exact(2)
+        .map(|pair| {
+            let demand = pair[1]
+                .parse()
+                .map_err(|_| wrong("stats", format!("demand `{}`", pair[1])))?;
+            Ok((pair[0].clone(), demand))
+        })
+        .collect()
+}
+
+fn worker_stats(mut reply: Reply) -> Result<WorkerStats, QueueError> {
+    Ok(WorkerStats {
+        uid: reply.text()?,
+        slots: reply.next()?,
+        running: reply.next()?,
+        reported_running: reply.next()?,
+        draining: reply.flag()?,
+        drained: reply.flag()?,
+        heartbeat_at_ms: reply.next()?,
+        active_at_ms: reply.next()?,
+        memory_bytes: reply.next()?,
+        lanes: reply
+            .text()?
+            .split('\n')
+            .filter(|lane| !lane.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        address: reply.text()?,
+    })
 }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
+use super::keys::check_name;
+use super::reply::wrong;
 use super::task::{Chunk, Outcome};
-use super::work::Taken;
+use super::work::{LEASE, Taken, millis, taken};
 use super::{NamespaceQueue, QueueError};
 
 /// A task to put in a persona's queue.
@@ -118,8 +122,8 @@ pub enum ClaimAnswer {
 pub struct TaskOutput {
     /// State of the task.
     pub state: TaskState,
-    /// Attempts begun.
-    pub attempt: u32,
+    /// Attempts that were used up.
+    pub failed_attempts: u32,
     /// Entries after the id that was asked for: id and chunks.
     pub entries: Vec<(String, Vec<Chunk>)>,
     /// The terminal entry, once ended.
@@ -132,8 +136,43 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer: the task may be there; the same call again is safe.
     pub async fn enqueue(&self, task: &Enqueue<'_>) -> Result<EnqueueAnswer, QueueError> {
-        let _ = task;
-        Err(QueueError::not_implemented("enqueue"))
+        check_name(task.task)?;
+        check_name(task.persona)?;
+        if let Some(gateway) = task.gateway {
+            check_name(gateway)?;
+        }
+        let mut cmd = self.verb("enqueue");
+        cmd.arg(&[task.persona, task.task, task.payload])
+            .arg(fingerprint(task.payload))
+            .arg(task.priority.clamp(-100, 100))
+            .arg(millis(task.deadline))
+            .arg(u8::from(task.stream))
+            .arg(task.gateway.unwrap_or_default())
+            .arg(u8::from(task.resubmit))
+            .arg(millis(task.retention).max(1));
+        let mut reply = match self.reply("enqueue", &cmd).await {
+            // Above maxmemory Redis refuses the call itself.
+            Err(QueueError::OutOfMemory(_)) => return Ok(EnqueueAnswer::OutOfMemory),
+            other => other?,
+        };
+        let word = reply.text()?;
+        Ok(match word.as_str() {
+            "queued" => EnqueueAnswer::Queued {
+                position: reply.next()?,
+            },
+            "duplicate" => EnqueueAnswer::Duplicate {
+                state: state("enqueue", &reply.text()?)?,
+            },
+            "conflict" => EnqueueAnswer::Conflict,
+            "full" => EnqueueAnswer::Full {
+                retry_after: reply.millis()?,
+            },
+            "unknown" => EnqueueAnswer::Unknown,
+            "suspended" => EnqueueAnswer::Suspended,
+            "gone" => EnqueueAnswer::Gone,
+            "out_of_memory" => EnqueueAnswer::OutOfMemory,
+            _ => return Err(reply.unknown(&word)),
+        })
     }
 
     /// Ends a task that has not ended.
@@ -141,8 +180,14 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer; the same call again is safe.
     pub async fn cancel(&self, task: &str) -> Result<CancelAnswer, QueueError> {
-        let _ = task;
-        Err(QueueError::not_implemented("cancel"))
+        let mut cmd = self.verb("cancel");
+        let word: String = cmd.arg(task).query_async(&mut self.queue.manager()).await?;
+        match word.as_str() {
+            "cancelled" => Ok(CancelAnswer::Cancelled),
+            "ended" => Ok(CancelAnswer::Ended),
+            "unknown" => Ok(CancelAnswer::Unknown),
+            _ => Err(wrong("cancel", format!("unknown answer `{word}`"))),
+        }
     }
 
     /// Takes one waiting task for a worker that is then called directly. Same checks as `take`.
@@ -150,8 +195,27 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn claim(&self, task: &str, worker: &str) -> Result<ClaimAnswer, QueueError> {
-        let _ = (task, worker);
-        Err(QueueError::not_implemented("claim"))
+        let mut cmd = self.verb("claim");
+        // The worker counts its own calls: a claim needs another name space, as unguessable.
+        cmd.arg(&[
+            task,
+            worker,
+            &format!("claim-{:032x}", rand::random::<u128>()),
+        ])
+        .arg(millis(LEASE));
+        let mut reply = match self.reply("claim", &cmd).await {
+            Err(QueueError::OutOfMemory(_)) => return Ok(ClaimAnswer::OutOfMemory),
+            other => other?,
+        };
+        let word = reply.text()?;
+        Ok(match word.as_str() {
+            "claimed" => ClaimAnswer::Claimed(taken(reply.list()?)?),
+            "not_queued" => ClaimAnswer::NotQueued,
+            "not_next" => ClaimAnswer::NotNext,
+            "no_slot" => ClaimAnswer::NoSlot,
+            "out_of_memory" => ClaimAnswer::OutOfMemory,
+            _ => return Err(reply.unknown(&word)),
+        })
     }
 
     /// State, output after `from` (an entry's id; none = from the beginning) and outcome of a task.
@@ -163,7 +227,61 @@ impl NamespaceQueue {
         task: &str,
         from: Option<&str>,
     ) -> Result<Option<TaskOutput>, QueueError> {
-        let _ = (task, from);
-        Err(QueueError::not_implemented("output"))
+        let after = from.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+        // State first: what is ended when it is read has all its entries when they are read.
+        let (fields, entries): (Fields, Entries) = redis::pipe()
+            .cmd("HMGET")
+            .arg(self.keys.task(task))
+            .arg(&["state", "attempts", "outcome"])
+            .cmd("XRANGE")
+            .arg(self.keys.output(task))
+            .arg(&[after.as_str(), "+"])
+            .query_async(&mut self.queue.manager())
+            .await?;
+        let (Some(word), attempts, outcome) = fields else {
+            return Ok(None);
+        };
+        let entries = entries
+            .into_iter()
+            .map(|(id, fields)| {
+                let json = fields.first().map_or("[]", |(_, json)| json.as_str());
+                Ok((id, chunks(json)?))
+            })
+            .collect::<Result<_, QueueError>>()?;
+        Ok(Some(TaskOutput {
+            state: state("output", &word)?,
+            failed_attempts: attempts.unwrap_or_default(),
+            entries,
+            outcome: outcome.as_deref().map(outcome_of).transpose()?,
+        }))
     }
+}
+
+/// State, attempts and outcome of a task.
+type Fields = (Option<String>, Option<u32>, Option<String>);
+/// Entries of a stream: id, then field and value.
+type Entries = Vec<(String, Vec<(String, String)>)>;
+
+/// Tells payloads of one task id apart.
+fn fingerprint(payload: &str) -> String {
+    hex::encode(&Sha256::digest(payload)[..16])
+}
+
+fn state(verb: &'static str, word: &str) -> Result<TaskState, QueueError> {
+    match word {
+        "queued" => Ok(TaskState::Queued),
+        "running" => Ok(TaskState::Running),
+        "ended" => Ok(TaskState::Ended),
+        _ => Err(wrong(verb, format!("unknown state `{word}`"))),
+    }
+}
+
+/// Chunks of one entry of a task's output.
+pub(super) fn chunks(json: &str) -> Result<Vec<Chunk>, QueueError> {
+    serde_json::from_str(json).map_err(|error| wrong("output", format!("chunks: {error}")))
+}
+
+/// The terminal entry of a task.
+pub(super) fn outcome_of(json: &str) -> Result<Outcome, QueueError> {
+    serde_json::from_str(json).map_err(|error| wrong("output", format!("outcome: {error}")))
 }

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
-use super::task::{Chunk, Outcome, TaskPayload};
-use super::{NamespaceQueue, QueueError};
+use redis::Cmd;
+use serde::Serialize;
+
+use super::keys::check_name;
+use super::reply::{Reply, wrong};
+use super::task::{Chunk, Outcome, OutcomeKind, TaskPayload};
+use super::{NamespaceQueue, Queue, QueueError};
 use crate::api::runtime::PersonaConfig;
 
 /// How long a worker holds a task without renewing it.
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How often a worker renews its leases.
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
+
+/// Longest duration that is passed on, about 31 years: sums with Redis' clock stay exact.
+const MAX_MILLIS: u64 = 1_000_000_000_000;
 
 /// Asks for tasks.
 #[derive(Clone, Debug)]
@@ -156,8 +164,12 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn register(&self, worker: &Heartbeat<'_>) -> Result<u64, QueueError> {
-        let _ = worker;
-        Err(QueueError::not_implemented("register"))
+        check_name(worker.pool)?;
+        let mut cmd = self.verb("register");
+        describe(&mut cmd, worker);
+        let mut reply = self.reply("register", &cmd).await?;
+        reply.text()?;
+        reply.next()
     }
 
     /// Takes as many runnable tasks as there are free slots: own pool first, personas by priority,
@@ -167,8 +179,42 @@ impl NamespaceQueue {
     /// [`QueueError::Superseded`] for an earlier instance of the pod. When Redis gives no answer,
     /// tasks may have been taken: they come back when their lease, which nobody renews, ends.
     pub async fn take(&self, take: &Take<'_>) -> Result<TakeAnswer, QueueError> {
-        let _ = take;
-        Err(QueueError::not_implemented("take"))
+        let mut cmd = self.verb("take");
+        cmd.arg(&[take.pool, take.worker, take.instance])
+            .arg(Queue::next_call())
+            .arg(take.slots_free)
+            .arg(millis(take.lease))
+            .arg(take.lanes.len())
+            .arg(take.lanes)
+            .arg(take.steal_from);
+        let mut reply = match self.reply("take", &cmd).await {
+            Err(QueueError::OutOfMemory(_)) => return Ok(TakeAnswer::out_of_memory()),
+            other => other?,
+        };
+        let word = reply.text()?;
+        match word.as_str() {
+            "ok" => {}
+            "draining" => {
+                return Ok(TakeAnswer {
+                    draining: true,
+                    ..TakeAnswer::default()
+                });
+            }
+            "out_of_memory" => return Ok(TakeAnswer::out_of_memory()),
+            "superseded" => return Err(QueueError::Superseded),
+            _ => return Err(reply.unknown(&word)),
+        }
+        let look_again = reply.millis()?;
+        Ok(TakeAnswer {
+            look_again_in: Some(look_again).filter(|wait| !wait.is_zero()),
+            tasks: reply
+                .list()?
+                .lists()?
+                .into_iter()
+                .map(taken)
+                .collect::<Result<_, _>>()?,
+            ..TakeAnswer::default()
+        })
     }
 
     /// Renews the leases of what the worker runs, and its registration.
@@ -176,8 +222,21 @@ impl NamespaceQueue {
     /// # Errors
     /// [`QueueError::Superseded`] for an earlier instance of the pod.
     pub async fn renew(&self, heartbeat: &Heartbeat<'_>) -> Result<Renewed, QueueError> {
-        let _ = heartbeat;
-        Err(QueueError::not_implemented("renew"))
+        check_name(heartbeat.pool)?;
+        let mut cmd = self.verb("renew");
+        describe(&mut cmd, heartbeat);
+        cmd.arg(millis(heartbeat.lease));
+        for (task, fence) in heartbeat.leases {
+            cmd.arg(task).arg(fence);
+        }
+        let mut reply = self.reply("renew", &cmd).await?;
+        if reply.text()? == "superseded" {
+            return Err(QueueError::Superseded);
+        }
+        Ok(Renewed {
+            draining: reply.flag()?,
+            lost: reply.list()?.rest()?,
+        })
     }
 
     /// Hands in chunks of a streamed task.
@@ -190,8 +249,12 @@ impl NamespaceQueue {
         fence: &str,
         chunks: &[Chunk],
     ) -> Result<Fenced, QueueError> {
-        let _ = (task, fence, chunks);
-        Err(QueueError::not_implemented("emit"))
+        let cmd = self.emission(&Emission {
+            task,
+            fence,
+            chunks,
+        })?;
+        self.fenced(&cmd).await
     }
 
     /// Hands in chunks of several tasks in one round trip; answers in the same order.
@@ -199,8 +262,15 @@ impl NamespaceQueue {
     /// # Errors
     /// As [`NamespaceQueue::emit`].
     pub async fn emit_all(&self, emissions: &[Emission<'_>]) -> Result<Vec<Fenced>, QueueError> {
-        let _ = emissions;
-        Err(QueueError::not_implemented("emit"))
+        if emissions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for emission in emissions {
+            pipe.add_command(self.emission(emission)?);
+        }
+        let answers: Vec<i64> = pipe.query_async(&mut self.queue.manager()).await?;
+        Ok(answers.into_iter().map(Fenced::from).collect())
     }
 
     /// Ends a task.
@@ -213,8 +283,11 @@ impl NamespaceQueue {
         fence: &str,
         outcome: &Outcome,
     ) -> Result<Fenced, QueueError> {
-        let _ = (task, fence, outcome);
-        Err(QueueError::not_implemented("finish"))
+        let mut cmd = self.verb("finish");
+        cmd.arg(&[task, fence])
+            .arg(json("finish", outcome)?)
+            .arg(u8::from(outcome.outcome == OutcomeKind::Completed));
+        self.fenced(&cmd).await
     }
 
     /// Hands a task back to the head of its queue. A stream that has begun ends as interrupted
@@ -229,8 +302,14 @@ impl NamespaceQueue {
         reason: ReleaseReason,
         not_before: Duration,
     ) -> Result<Fenced, QueueError> {
-        let _ = (task, fence, reason, not_before);
-        Err(QueueError::not_implemented("release"))
+        let word = match reason {
+            ReleaseReason::Shutdown => "shutdown",
+            ReleaseReason::RateLimited => "rate_limited",
+            ReleaseReason::Failed => "failed",
+        };
+        let mut cmd = self.verb("release");
+        cmd.arg(&[task, fence, word]).arg(millis(not_before));
+        self.fenced(&cmd).await
     }
 
     /// The worker goes: it is no capacity any more. What it still holds is handed back by reap.
@@ -239,8 +318,9 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn deregister(&self, pool: &str, worker: &str) -> Result<(), QueueError> {
-        let _ = (pool, worker);
-        Err(QueueError::not_implemented("deregister"))
+        let mut cmd = self.verb("deregister");
+        self.call(cmd.arg(&[pool, worker])).await?;
+        Ok(())
     }
 
     /// The persona's present configuration; its `generation` may be newer than the task's.
@@ -248,7 +328,81 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn config(&self, persona: &str) -> Result<Option<PersonaConfig>, QueueError> {
-        let _ = persona;
-        Err(QueueError::not_implemented("config"))
+        let json: Option<String> = Cmd::hget(self.keys.persona(persona), "config")
+            .query_async(&mut self.queue.manager())
+            .await?;
+        json.map(|json| {
+            serde_json::from_str(&json)
+                .map_err(|error| wrong("config", format!("persona {persona}: {error}")))
+        })
+        .transpose()
     }
+
+    fn emission(&self, emission: &Emission<'_>) -> Result<Cmd, QueueError> {
+        let mut cmd = self.verb("emit");
+        cmd.arg(&[emission.task, emission.fence])
+            .arg(json("emit", emission.chunks)?);
+        Ok(cmd)
+    }
+
+    async fn fenced(&self, cmd: &Cmd) -> Result<Fenced, QueueError> {
+        let answer: i64 = cmd.query_async(&mut self.queue.manager()).await?;
+        Ok(Fenced::from(answer))
+    }
+}
+
+impl From<i64> for Fenced {
+    fn from(answer: i64) -> Self {
+        if answer == 1 {
+            Self::Accepted
+        } else {
+            Self::Lost
+        }
+    }
+}
+
+impl TakeAnswer {
+    fn out_of_memory() -> Self {
+        Self {
+            out_of_memory: true,
+            ..Self::default()
+        }
+    }
+}
+
+fn describe(cmd: &mut Cmd, worker: &Heartbeat<'_>) {
+    cmd.arg(&[worker.worker, worker.instance, worker.pool])
+        .arg(worker.slots)
+        .arg(worker.running)
+        .arg(worker.memory_bytes)
+        .arg(worker.lanes.join("\n"))
+        .arg(worker.address);
+}
+
+fn json<T: Serialize + ?Sized>(verb: &'static str, value: &T) -> Result<String, QueueError> {
+    serde_json::to_string(value).map_err(|error| wrong(verb, error.to_string()))
+}
+
+/// Whole ms, as the functions take durations.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis())
+        .unwrap_or(u64::MAX)
+        .min(MAX_MILLIS)
+}
+
+/// A task as `take` and `claim` describe it.
+pub(super) fn taken(mut reply: Reply) -> Result<Taken, QueueError> {
+    Ok(Taken {
+        task: reply.text()?,
+        persona: reply.text()?,
+        fence: reply.text()?,
+        payload: reply.text()?,
+        generation: reply.next()?,
+        attempt: reply.next()?,
+        deadline_in: reply.millis()?,
+        waited: reply.millis()?,
+        stream: reply.flag()?,
+        solo: reply.flag()?,
+        pool: reply.text()?,
+    })
 }

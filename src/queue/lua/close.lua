@@ -1,0 +1,17 @@
+-- Closes a pool that has no members, nothing waiting and nothing running; otherwise changes nothing.
+-- args: pool
+local function close(ns, a)
+  local pool = a[1]
+  local members = call('SMEMBERS', ns .. 'members:' .. pool)
+  local queued, running = 0, 0
+  for _, id in ipairs(members) do queued = queued + call('ZCARD', ns .. 'q:' .. id) end
+  for _, uid in ipairs(call('ZRANGE', ns .. 'workers:' .. pool, 0, -1)) do
+    running = running + call('ZCARD', ns .. 'lease:' .. uid)
+  end
+  if #members > 0 or running > 0 then return { 'busy', #members, queued, running } end
+  call('DEL', ns .. 'pool:' .. pool, ns .. 'members:' .. pool, ns .. 'active:' .. pool, ns .. 'later:' .. pool)
+  call('SREM', ns .. 'pools', pool)
+  return { 'closed' }
+end
+
+register('close', close, { 'allow-oom' })

@@ -1,0 +1,12 @@
+-- Adds chunks to a task's output and passes them on.
+-- args: task fence chunks(JSON array)
+local function emit(ns, a)
+  local t = fenced(ns, a[1], a[2])
+  if not t then return 0 end
+  local entry = call('XADD', ns .. 'out:' .. a[1], '*', 'c', a[3])
+  if not t.emitted then call('HSET', ns .. 't:' .. a[1], 'emitted', 1) end
+  tell(ns, t, 'c', entry, a[3])
+  return 1
+end
+
+register('emit', emit, { 'allow-oom' })

@@ -1,0 +1,231 @@
+-- Hands runnable tasks to a worker: personas by priority, then by virtual time (start-time fair
+-- queueing: a persona begins where the pool's clock is, or where its own charges have brought it).
+
+-- The persona whose task this worker was held for goes before all others.
+local function put_first(ns, pool, lanes, list, id)
+  for _, c in ipairs(list) do
+    if c.id == id then
+      c.score = -1
+      return
+    end
+  end
+  for _, lane in ipairs(lanes) do
+    local score = call('ZSCORE', ns .. 'ready:' .. pool .. ':' .. lane, id)
+    if score then
+      list[#list + 1] = { id = id, lane = lane, score = -1, band = math.floor(tonumber(score) / BAND) }
+    end
+  end
+end
+
+-- The first personas of the pool in these lanes, without `skip`.
+local function candidates(ns, pool, lanes, w, skip)
+  local list, full, n = {}, false, w.free + w.skipped
+  for _, lane in ipairs(lanes) do
+    local first = call('ZRANGE', ns .. 'ready:' .. pool .. ':' .. lane, 0, n - 1, 'WITHSCORES')
+    full = full or #first == 2 * n
+    for i = 1, #first, 2 do
+      if not skip[first[i]] then
+        local score = tonumber(first[i + 1])
+        list[#list + 1] = { id = first[i], lane = lane, score = score, band = math.floor(score / BAND) }
+      end
+    end
+  end
+  if w.first and not skip[w.first] then put_first(ns, pool, lanes, list, w.first) end
+  return list, full
+end
+
+-- The pool's clocks of virtual time, a priority each, and when to look at `later`.
+local function pool_times(ns, pool, list)
+  local fields, clocks = { 'next' }, {}
+  for _, c in ipairs(list) do
+    local field = 'vt:' .. (100 - c.band)
+    if not clocks[field] then
+      clocks[field] = 0
+      fields[#fields + 1] = field
+    end
+  end
+  local values = call('HMGET', ns .. 'pool:' .. pool, unpack(fields))
+  for i = 2, #fields do clocks[fields[i]] = tonumber(values[i] or 0) end
+  return clocks, tonumber(values[1] or 0)
+end
+
+local function first_of(list)
+  local best
+  for _, c in ipairs(list) do
+    if not c.done and (not best or c.score < best.score) then best = c end
+  end
+  return best
+end
+
+-- The candidate's persona, if it may begin one more.
+local function open_persona(ns, c, pool)
+  if c.p == nil then
+    c.p = load_persona(ns, c.id) or false
+    c.running = call('SCARD', ns .. 'run:' .. c.id)
+    c.tasks = {}
+  end
+  local p = c.p
+  c.here = p and p.pool == pool and p.lane == c.lane and p.priority == 100 - c.band
+  return c.here and p.suspended == 0 and c.running < p.concurrency
+end
+
+-- A task that must run alone waits for an empty worker. So that a busy pool does not starve it, one
+-- worker is held for it (takes nothing more until it is empty) unless another live one is.
+local function hold_for(ns, t, w, now)
+  local key = ns .. 't:' .. t.id
+  local holder = call('HGET', key, 'hold')
+  if holder and holder ~= w.uid then
+    local h = call('HMGET', ns .. 'w:' .. holder, 'hold', 'draining', 'heartbeat_at')
+    if h[1] == t.id and h[2] ~= '1' and now - tonumber(h[3] or 0) < LIVE then return end
+  end
+  call('HSET', key, 'hold', w.uid)
+  call('HSET', ns .. 'w:' .. w.uid, 'hold', t.id)
+  w.free = 0
+end
+
+-- The persona's next task, or nil when it has none for this worker.
+local function next_task(ns, c, w, now)
+  local queue = ns .. 'q:' .. c.id
+  for _ = 1, 100 do
+    local head = call('ZPOPMIN', queue)
+    if not head[1] then return nil end
+    local h = call('HMGET', ns .. 't:' .. head[1], 'state', 'meta', 'payload', 'attempts', 'solo')
+    if h[1] == 'queued' then
+      local t = { id = head[1], payload = h[3], attempts = tonumber(h[4] or 0), solo = h[5] == '1' }
+      unpack_meta(t, h[2])
+      if t.deadline <= now then
+        call('ZREM', ns .. 'due', t.id)
+        expire(ns, t)
+      elseif t.solo and w.held > 0 then
+        call('ZADD', queue, head[2], t.id)
+        hold_for(ns, t, w, now)
+        return nil
+      else
+        return t
+      end
+    else
+      call('ZREM', ns .. 'due', head[1])
+    end
+  end
+  return nil
+end
+
+-- Sets a priority's clock back to 0, and everybody's virtual time by as much.
+local function rebase(ns, pool, field, clock, now)
+  for _, id in ipairs(call('SMEMBERS', ns .. 'members:' .. pool)) do
+    local p = load_persona(ns, id)
+    if p and p.pool == pool and 'vt:' .. p.priority == field then
+      p.vt = math.max(0, p.vt - clock)
+      save_persona(ns, id, p)
+      reindex(ns, id, p, now, 0)
+    end
+  end
+  call('HSET', ns .. 'pool:' .. pool, field, 0)
+end
+
+local function write_back(ns, pool, list, moved, now)
+  for _, c in ipairs(list) do
+    if c.p ~= nil and not c.here then call('ZREM', ns .. 'ready:' .. pool .. ':' .. c.lane, c.id) end
+    if c.p then
+      if #c.tasks > 0 then
+        call('SADD', ns .. 'run:' .. c.id, unpack(c.tasks))
+        save_persona(ns, c.id, c.p)
+      end
+      reindex(ns, c.id, c.p, now, 0)
+    end
+  end
+  for field, clock in pairs(moved) do
+    call('HSET', ns .. 'pool:' .. pool, field, clock)
+    if clock > REBASE then rebase(ns, pool, field, clock, now) end
+  end
+end
+
+-- Takes from one pool while `w.free` lasts. Answers in how many ms to look again (0 = no reason to).
+local function take_from(ns, pool, lanes, w, now, taken)
+  local skip, next = {}, 0
+  for _ = 1, 8 do
+    local list, full = candidates(ns, pool, lanes, w, skip)
+    local clocks
+    clocks, next = pool_times(ns, pool, list)
+    if next > 0 and next <= now then
+      wake_later(ns, pool, now)
+      list, full = candidates(ns, pool, lanes, w, skip)
+      clocks, next = pool_times(ns, pool, list)
+    end
+    local moved = {}
+    while w.free > 0 do
+      local c = first_of(list)
+      if not c then break end
+      local t = open_persona(ns, c, pool) and next_task(ns, c, w, now)
+      if t then
+        local field, clock = 'vt:' .. c.p.priority, nil
+        taken[#taken + 1], clock = begin(ns, t, c, w, clocks[field], now)
+        clocks[field], moved[field] = clock, clock
+        c.score = (100 - c.p.priority) * BAND + c.p.vt
+        w.free = w.solo and 0 or w.free - 1
+      else
+        c.done = true
+        skip[c.id] = true
+        w.skipped = w.skipped + 1
+      end
+    end
+    write_back(ns, pool, list, moved, now)
+    if w.free == 0 or not full then break end
+  end
+  return next > 0 and next - now or 0
+end
+
+-- Whether the task that this worker is held for still waits for it.
+local function held_for(ns, task, uid)
+  if not task or task == '' then return nil end
+  local h = call('HMGET', ns .. 't:' .. task, 'state', 'hold', 'meta')
+  if h[1] ~= 'queued' or h[2] ~= uid then return nil end
+  local t = {}
+  unpack_meta(t, h[3])
+  return t.persona
+end
+
+-- args: pool worker instance call slots_free lease_ms, number of lanes, lanes, pools to steal from
+local function take(ns, a)
+  local pool, uid, instance, now = a[1], a[2], a[3], clock_ms()
+  local worker = ns .. 'w:' .. uid
+  local h = call('HMGET', worker, 'instance', 'draining', 'slots', 'solo', 'hold')
+  if not h[1] then
+    call('HSET', worker, 'instance', instance, 'pool', pool)
+    call('ZADD', ns .. 'workers', now, uid)
+  elseif h[1] ~= instance then
+    return { 'superseded' }
+  end
+  local lanes, steal, count = {}, {}, tonumber(a[7])
+  for i = 8, 7 + count do lanes[#lanes + 1] = a[i] end
+  for i = 8 + count, #a do steal[#steal + 1] = a[i] end
+  if h[2] == '1' then
+    ring_lanes(ns, pool, lanes, now) -- the token that woke it was meant for another one
+    return { 'draining' }
+  end
+  if memory_above(TAKE_MARK, now, 0) then return { 'out_of_memory' } end
+
+  local slots_free = tonumber(a[5])
+  local slots = tonumber(h[3] or slots_free)
+  local leased = call('ZCARD', ns .. 'lease:' .. uid)
+  local first = held_for(ns, h[5], uid)
+  if leased > 0 and (h[4] == '1' or first) then return { 'ok', 0, {} } end
+  -- What it runs is what it has leased, or more with direct calls that bypassed the queue.
+  local w = { uid = uid, instance = instance, pool = pool, call = a[4], lease = tonumber(a[6]), slots = slots,
+    held = math.max(leased, slots - slots_free), free = math.min(slots_free, slots - leased), count = 0,
+    skipped = 0, first = first, leases = {}, tasks = {}, solo = false, was_solo = h[4] == '1' }
+  if h[5] and h[5] ~= '' and not (leased > 0) then call('HSET', worker, 'hold', '') end
+  local taken, look_again = {}, 0
+  if w.free > 0 then look_again = take_from(ns, pool, lanes, w, now, taken) end
+  for _, other in ipairs(steal) do
+    if w.free > 1 then
+      w.free, w.skipped = w.free - 1, 0
+      take_from(ns, other, lanes, w, now, taken)
+      w.free = w.free + 1
+    end
+  end
+  hand_over(ns, w, now)
+  return { 'ok', look_again, taken }
+end
+
+register('take', take)
