@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -14,8 +14,11 @@ use tokio::sync::OnceCell;
 
 use crate::binaries::Binary;
 use crate::component::Component;
-use crate::control_plane::{ControlPlane, Options};
+use crate::control_plane::ControlPlane;
 use crate::kubeconfig;
+use crate::kwok::{self, FakeNode};
+use crate::net::Port;
+use crate::options::Options;
 use crate::run_dir::{DataDir, RunDir};
 
 /// Names the kubeconfig of a cluster to use instead of one of our own.
@@ -25,9 +28,17 @@ pub const KUBECONFIG_VARIABLE: &str = "TESTBED_KUBECONFIG";
 #[derive(Debug)]
 pub struct Cluster {
     kubeconfig: PathBuf,
-    // Dropped in this order: processes first.
-    own: Option<ControlPlane>,
-    data: Option<DataDir>,
+    own: Option<Own>,
+}
+
+/// What belongs to a cluster of our own. Dropped in this order: processes before their data.
+#[derive(Debug)]
+struct Own {
+    name: String,
+    kwok: OnceCell<(Component, Port)>,
+    plane: ControlPlane,
+    taint_fake_nodes: bool,
+    data: DataDir,
 }
 
 impl Cluster {
@@ -58,7 +69,6 @@ impl Cluster {
         let cluster = Self {
             kubeconfig: std::path::absolute(kubeconfig)?,
             own: None,
-            data: None,
         };
         let version = cluster.client().await?.apiserver_version().await;
         version
@@ -73,11 +83,18 @@ impl Cluster {
         let name = format!("cluster{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let run = RunDir::current()?;
         let data = run.data(&name)?;
-        let own = ControlPlane::start(&name, data.path(), &run.logs(), &options).await?;
+        let plane = ControlPlane::start(&name, data.path(), &run.logs(), &options).await?;
+        let kubeconfig = plane.admin_kubeconfig.clone();
+        let own = Own {
+            name,
+            kwok: OnceCell::new(),
+            plane,
+            taint_fake_nodes: options.taint_fake_nodes,
+            data,
+        };
         Ok(Self {
-            kubeconfig: own.admin_kubeconfig.clone(),
+            kubeconfig,
             own: Some(own),
-            data: Some(data),
         })
     }
 
@@ -133,8 +150,8 @@ impl Cluster {
     /// Helm 4, talking to this cluster, with its caches in the cluster's data folder.
     pub async fn helm(&self) -> Result<Command> {
         let mut helm = self.tool(Binary::Helm).await?;
-        if let Some(data) = &self.data {
-            let home = data.path().join("helm");
+        if let Some(own) = &self.own {
+            let home = own.data.path().join("helm");
             for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
                 helm.env(variable, &home);
             }
@@ -150,11 +167,37 @@ impl Cluster {
         Ok(command)
     }
 
-    /// The parts of our own control plane; an error on the user's cluster.
-    pub fn control_plane(&self) -> Result<&ControlPlane> {
+    /// Sees to it that there are fake nodes, `cpu` without and `gpu` with GPUs, all Ready. KWOK is
+    /// started on first use.
+    pub async fn fake_nodes(&self, cpu: usize, gpu: usize) -> Result<()> {
+        self.add_fake_nodes(&FakeNode::fleet(cpu, gpu)).await
+    }
+
+    /// As [`Self::fake_nodes`], for nodes of one's own making.
+    pub async fn add_fake_nodes(&self, nodes: &[FakeNode]) -> Result<()> {
+        self.kwok().await?;
+        let client = self.client().await?;
+        kwok::create(client, nodes, self.own()?.taint_fake_nodes).await
+    }
+
+    /// KWOK; started on first use.
+    pub async fn kwok(&self) -> Result<&Component> {
+        let own = self.own()?;
+        let logs = RunDir::current()?.logs();
+        let start = || kwok::start(&own.name, own.data.path(), &logs, &self.kubeconfig);
+        let (kwok, _) = own.kwok.get_or_try_init(start).await?;
+        Ok(kwok)
+    }
+
+    fn own(&self) -> Result<&Own> {
         self.own.as_ref().with_context(|| {
             format!("this needs a cluster of the testbed's own, but {KUBECONFIG_VARIABLE} names another one")
         })
+    }
+
+    /// The parts of our own control plane; an error on the user's cluster.
+    pub fn control_plane(&self) -> Result<&ControlPlane> {
+        Ok(&self.own()?.plane)
     }
 
     pub fn apiserver(&self) -> Result<&Component> {
@@ -183,9 +226,10 @@ impl Cluster {
 
     /// Stops in good order; dropping does the same by SIGKILL.
     pub async fn stop(self) -> Result<()> {
-        match &self.own {
-            Some(own) => own.stop().await,
-            None => bail!("the user's cluster is not ours to stop"),
+        let own = self.own()?;
+        if let Some((kwok, _)) = own.kwok.get() {
+            kwok.stop(Duration::from_secs(3)).await?;
         }
+        own.plane.stop().await
     }
 }

@@ -12,6 +12,7 @@ use crate::certs::{self, Authority, Identity};
 use crate::component::{Component, Spec};
 use crate::kubeconfig;
 use crate::net::{Port, Ranges};
+use crate::options::Options;
 use crate::probe::Probe;
 
 /// Who did what to which object, once the answer is known; no bodies.
@@ -20,45 +21,6 @@ kind: Policy
 omitStages: [RequestReceived]
 rules: [{level: Metadata}]
 ";
-
-/// What may differ between clusters.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where the API server listens. A real node's pods need an address other than loopback.
-    pub bind_address: IpAddr,
-    /// What the `kubernetes` Service points at; unset: the address of node 1 of the cluster's range.
-    pub advertise_address: Option<IpAddr>,
-    /// Cluster IPs of Services (CIDR); unset: a range no other testbed has.
-    pub service_range: Option<String>,
-    /// More names and addresses for the API server's certificate.
-    pub extra_sans: Vec<String>,
-    /// Write every request to an audit log, see `Cluster::audit_log`.
-    pub audit: bool,
-    /// fsync in etcd: slower, but a killed etcd keeps what it acknowledged.
-    pub durable: bool,
-    /// Taint fake nodes, so that only pods that tolerate it land there: for clusters that have other nodes too.
-    pub taint_fake_nodes: bool,
-    pub apiserver_args: Vec<String>,
-    pub controller_manager_args: Vec<String>,
-    pub scheduler_args: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            bind_address: Ipv4Addr::LOCALHOST.into(),
-            advertise_address: None,
-            service_range: None,
-            extra_sans: Vec::new(),
-            audit: false,
-            durable: false,
-            taint_fake_nodes: false,
-            apiserver_args: Vec::new(),
-            controller_manager_args: Vec::new(),
-            scheduler_args: Vec::new(),
-        }
-    }
-}
 
 /// The running control plane.
 #[derive(Debug)]
@@ -108,12 +70,7 @@ impl ControlPlane {
             logs,
             options,
         };
-        let (etcd, apiserver, controller_manager, scheduler) = try_join!(
-            Binary::Etcd.resolve(),
-            Binary::KubeApiserver.resolve(),
-            Binary::KubeControllerManager.resolve(),
-            Binary::KubeScheduler.resolve()
-        )?;
+        let [etcd, apiserver, controller_manager, scheduler] = programs().await?;
         let ranges = Ranges::lease()?;
         let advertise_address = options.advertise_address.unwrap_or_else(|| ranges.node(1));
         let service_range = options
@@ -396,6 +353,16 @@ impl Plan<'_> {
             .args(args)
             .args(&self.options.scheduler_args)
     }
+}
+
+/// One after the other, because building several at once is no faster.
+async fn programs() -> Result<[PathBuf; 4]> {
+    Ok([
+        Binary::Etcd.resolve().await?,
+        Binary::KubeApiserver.resolve().await?,
+        Binary::KubeControllerManager.resolve().await?,
+        Binary::KubeScheduler.resolve().await?,
+    ])
 }
 
 fn range_flag(range: &str) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use crate::binaries::{Binary, Module};
 use crate::cache;
@@ -22,6 +23,9 @@ use crate::toolchain;
 const REPORT_EVERY: Duration = Duration::from_secs(15);
 const FLAGS: [&str; 2] = ["-trimpath", "-mod=readonly"];
 
+/// Tasks of this process that want to build: one after the other, in silence.
+static BUILDING: Mutex<()> = Mutex::const_new(());
+
 /// The path of our own build of `binary`; builds it when the cache has none.
 pub async fn build(binary: Binary) -> Result<PathBuf> {
     let folder = module_dir(binary.module())?;
@@ -30,7 +34,8 @@ pub async fn build(binary: Binary) -> Result<PathBuf> {
         return Ok(path);
     }
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let _lock = wait_for_lock(&folder, binary).await?;
+    let _task = BUILDING.lock().await;
+    let _process = wait_for_lock(&folder, binary).await?;
     if !path.is_file() {
         compile(binary, &folder, &path).await?;
     }
@@ -86,7 +91,7 @@ async fn wait_for_lock(folder: &Path, binary: Binary) -> Result<File> {
         return Ok(lock);
     }
     progress::line(format_args!(
-        "waiting for another process that builds {} or its like",
+        "waiting for {}: another process is building from the same Go module",
         binary.name()
     ));
     tokio::task::spawn_blocking(move || lock.lock().map(|()| lock))

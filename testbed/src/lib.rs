@@ -13,8 +13,10 @@ pub mod control_plane;
 mod gobuild;
 pub mod image;
 pub mod kubeconfig;
+pub mod kwok;
 mod model;
 pub mod net;
+mod options;
 pub mod packages;
 pub mod probe;
 pub mod process;
@@ -26,8 +28,9 @@ mod toolchain;
 pub use self::binaries::Binary;
 pub use self::cluster::Cluster;
 pub use self::component::Component;
-pub use self::control_plane::Options;
+pub use self::kwok::{FakeGpu, FakeNode};
 pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
+pub use self::options::Options;
 pub use self::redis::{Redis, RedisOptions};
 
 /// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is

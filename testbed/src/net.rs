@@ -1,10 +1,10 @@
 //! Ports and address ranges that several testbeds on one machine can use side by side.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::run_dir;
 
@@ -23,9 +23,7 @@ pub struct Port {
 impl Port {
     /// Picks a port that is free on all addresses.
     pub fn free() -> Result<Self> {
-        let leases = run_dir::root().join("ports");
-        fs::create_dir_all(&leases)
-            .with_context(|| format!("cannot create {}", leases.display()))?;
+        let leases = run_dir::shared_folder("ports")?;
         for _ in 0..1000 {
             let number = rand::random_range(PORTS);
             let lease = run_dir::lock_file(&leases.join(number.to_string()))?;
@@ -56,9 +54,7 @@ pub struct Ranges {
 
 impl Ranges {
     pub fn lease() -> Result<Self> {
-        let leases = run_dir::root().join("ranges");
-        fs::create_dir_all(&leases)
-            .with_context(|| format!("cannot create {}", leases.display()))?;
+        let leases = run_dir::shared_folder("ranges")?;
         for slot in 0..SLOTS {
             let lease = run_dir::lock_file(&leases.join(slot.to_string()))?;
             if lease.try_lock().is_ok() {

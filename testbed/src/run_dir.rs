@@ -81,6 +81,14 @@ pub fn root() -> PathBuf {
     std::env::temp_dir().join(format!("persona-testbed-{}", nix::unistd::getuid()))
 }
 
+/// A folder that all testbeds of this user share.
+pub fn shared_folder(name: &str) -> Result<PathBuf> {
+    make_private(&root())?;
+    let folder = root().join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
 /// Whether a living process owns the run folder `dir`.
 pub fn is_owned(dir: &Path) -> bool {
     match File::open(dir.join(OWNER_LOCK)) {
