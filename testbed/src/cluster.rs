@@ -19,6 +19,7 @@ use crate::kubeconfig;
 use crate::kwok::{self, FakeNode};
 use crate::net::Port;
 use crate::options::Options;
+use crate::real_node::RealNode;
 use crate::run_dir::{DataDir, RunDir};
 
 /// Names the kubeconfig of a cluster to use instead of one of our own.
@@ -36,6 +37,7 @@ pub struct Cluster {
 struct Own {
     name: String,
     kwok: OnceCell<(Component, Port)>,
+    real: OnceCell<RealNode>,
     plane: ControlPlane,
     taint_fake_nodes: bool,
     data: DataDir,
@@ -88,6 +90,7 @@ impl Cluster {
         let own = Own {
             name,
             kwok: OnceCell::new(),
+            real: OnceCell::new(),
             plane,
             taint_fake_nodes: options.taint_fake_nodes,
             data,
@@ -189,6 +192,13 @@ impl Cluster {
         Ok(kwok)
     }
 
+    /// The cluster's real node; joined on first use, which takes root and some seconds.
+    pub async fn join_real_node(&self) -> Result<&RealNode> {
+        let own = self.own()?;
+        let join = async || RealNode::join(&own.name, &own.plane, self.client().await?).await;
+        own.real.get_or_try_init(join).await
+    }
+
     fn own(&self) -> Result<&Own> {
         self.own.as_ref().with_context(|| {
             format!("this needs a cluster of the testbed's own, but {KUBECONFIG_VARIABLE} names another one")
@@ -225,7 +235,11 @@ impl Cluster {
     }
 
     /// Stops in good order; dropping does the same by SIGKILL.
-    pub async fn stop(self) -> Result<()> {
+    pub async fn stop(mut self) -> Result<()> {
+        // First, because it is a client of the rest; it takes a moment in which the thread waits.
+        if let Some(real) = self.own.as_mut().and_then(|own| own.real.take()) {
+            tokio::task::spawn_blocking(|| drop(real)).await?;
+        }
         let own = self.own()?;
         if let Some((kwok, _)) = own.kwok.get() {
             kwok.stop(Duration::from_secs(3)).await?;

@@ -16,11 +16,13 @@ pub mod kubeconfig;
 pub mod kwok;
 mod model;
 pub mod net;
+pub mod nodes;
 mod options;
 pub mod packages;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod real_node;
 pub mod redis;
 pub mod run_dir;
 mod toolchain;
@@ -30,7 +32,9 @@ pub use self::cluster::Cluster;
 pub use self::component::Component;
 pub use self::kwok::{FakeGpu, FakeNode};
 pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
+pub use self::nodes::real_node_wanted;
 pub use self::options::Options;
+pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
 
 /// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is

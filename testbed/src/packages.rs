@@ -65,7 +65,7 @@ fn install(packages: &[Package]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    eprintln!("testbed: installing {}", names.join(", "));
+    crate::progress::line(format_args!("installing {}", names.join(", ")));
     let _no_services = NoServices::for_now()?;
     if apt_install(&names).is_err() {
         // The lists of a fresh machine are empty or old.
@@ -128,7 +128,9 @@ impl Drop for NoServices {
         if self.ours
             && let Err(e) = fs::remove_file(POLICY)
         {
-            eprintln!("testbed: remove {POLICY} by hand, it keeps services from starting: {e}");
+            crate::progress::line(format_args!(
+                "remove {POLICY} by hand, it keeps services from starting: {e}"
+            ));
         }
     }
 }

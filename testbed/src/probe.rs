@@ -1,11 +1,12 @@
 //! How to know that a component answers.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 const ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -17,6 +18,8 @@ pub enum Probe {
     /// A GET that must answer 200. The server's certificate is not checked: it is our own child on
     /// this machine, and several components make their own certificate.
     Http(String),
+    /// A Unix socket that takes connections.
+    Socket(PathBuf),
     /// A Redis that answers PING, be it with "authenticate first"; not while it is loading its data.
     Redis(SocketAddr),
 }
@@ -28,6 +31,7 @@ impl Probe {
             match self {
                 Self::None => Ok(()),
                 Self::Http(url) => http(url).await,
+                Self::Socket(path) => Ok(UnixStream::connect(path).await.map(drop)?),
                 Self::Redis(address) => redis(*address).await,
             }
         };

@@ -38,7 +38,9 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     command.args(["--package", name, "--bin", name]);
     let triple = link_statically(&mut command);
     command.args(["--target", &triple]);
-    eprintln!("testbed: building {name} for {triple} (some minutes the first time)");
+    crate::progress::line(format_args!(
+        "building {name} for {triple} (some minutes the first time)"
+    ));
     let start = Instant::now();
     let output = command
         .stderr(Stdio::inherit())
@@ -47,7 +49,7 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     if !output.status.success() {
         bail!("cargo could not build {name}: {}", output.status);
     }
-    eprintln!("testbed: {name} is built, {:.0?}", start.elapsed());
+    crate::progress::line(format_args!("{name} is built, {:.0?}", start.elapsed()));
     executable(&output.stdout).with_context(|| format!("cargo built no executable {name}"))
 }
 
@@ -69,7 +71,7 @@ fn link_statically(command: &mut Command) -> String {
             musl
         }
         Err(e) => {
-            eprintln!("testbed: linking with glibc instead of musl: {e:#}");
+            crate::progress::line(format_args!("linking with glibc instead of musl: {e:#}"));
             let gnu = format!("{ARCH}-unknown-linux-gnu");
             let flags = format!(
                 "CARGO_TARGET_{}_RUSTFLAGS",
