@@ -2,7 +2,9 @@
 //!
 //! - [`api`] the three kinds, conditions, labels. No I/O
 //! - [`controller`] Kubernetes: one folder a kind: observe (I/O), plan (pure), apply (I/O), status
+//! - [`gateway`] HTTP: the OpenAI-compatible API, API keys, health
 //! - [`placement`] pure: model -> class of workers
+//! - [`provider`] model back ends behind one trait
 //! - [`queue`] the queue in Redis: keys, functions, typed client
 //! - [`scaling`] pure: demand -> size, and who goes
 //! - [`telemetry`] logs, metrics, health, signals: what every process has
@@ -10,7 +12,9 @@
 
 pub mod api;
 pub mod controller;
+pub mod gateway;
 pub mod placement;
+pub mod provider;
 pub mod queue;
 pub mod scaling;
 pub mod telemetry;

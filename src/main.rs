@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, telemetry};
+use persona_operator::{api, controller, gateway, telemetry};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -28,6 +28,8 @@ struct Cli {
 enum Command {
     /// Reconciles Personas, WorkerPools and PersonaTopologies.
     Controller(Box<controller::Options>),
+    /// Serves the OpenAI-compatible API.
+    Gateway(Box<gateway::Options>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds {
         /// Writes one file a definition into this folder instead.
@@ -55,6 +57,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     let stop = telemetry::shutdown_signal()?;
     match command {
         Command::Controller(options) => controller::run(*options, stop).await?,
+        Command::Gateway(options) => gateway::run(*options, stop).await?,
         Command::Crds { dir } => crds(dir.as_deref())?,
     }
     Ok(())
