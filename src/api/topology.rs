@@ -17,7 +17,7 @@ use super::{Span, WorkerPoolSpec, rules};
     status = "PersonaTopologyStatus",
     derive = "PartialEq",
     shortname = "ptopo",
-    category = "personas",
+    category = "persona-operator",
     doc = "How a namespace's personas share worker pools. One a namespace, named default.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),

@@ -21,20 +21,20 @@ use super::{PodOverlay, Scaling, Span, pod_schema, rules};
     status = "WorkerPoolStatus",
     derive = "PartialEq",
     shortname = "wp",
-    category = "personas",
+    category = "persona-operator",
     doc = "A set of worker pods that follows its queue.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Size", type_ = "string", json_path = ".status.sizing"),
-    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Sizing", type_ = "string", json_path = ".status.sizing"),
     printcolumn(
         name = "Desired",
         type_ = "integer",
         json_path = ".status.desiredReplicas"
     ),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
     printcolumn(name = "Busy", type_ = "integer", json_path = ".status.busy"),
     printcolumn(name = "Queued", type_ = "integer", json_path = ".status.queued"),
     printcolumn(name = "Running", type_ = "integer", json_path = ".status.running"),
@@ -47,6 +47,24 @@ use super::{PodOverlay, Scaling, Span, pod_schema, rules};
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Min",
+        type_ = "integer",
+        json_path = ".spec.minReplicas",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Max",
+        type_ = "integer",
+        json_path = ".spec.maxReplicas",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Oldest wait",
+        type_ = "string",
+        json_path = ".status.oldestWait",
+        priority = 1
     ),
     printcolumn(
         name = "Message",
