@@ -21,6 +21,7 @@ mod options;
 pub mod packages;
 pub mod probe;
 pub mod process;
+pub mod process_node;
 pub mod progress;
 pub mod real_node;
 pub mod redis;
@@ -34,6 +35,7 @@ pub use self::kwok::{FakeGpu, FakeNode};
 pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
 pub use self::nodes::real_node_wanted;
 pub use self::options::Options;
+pub use self::process_node::{ProcessNode, ProcessNodeOptions};
 pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
 

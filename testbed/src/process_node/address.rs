@@ -185,9 +185,7 @@ mod tests {
         let mut pool = Pool::new();
         let first = pool.take(&block).unwrap();
         pool.release(first);
-        let mut taken: Vec<Ipv4Addr> = (0..CAPACITY)
-            .map(|_| pool.take(&block).unwrap())
-            .collect();
+        let mut taken: Vec<Ipv4Addr> = (0..CAPACITY).map(|_| pool.take(&block).unwrap()).collect();
         assert_eq!(taken.last(), Some(&first));
         assert_eq!(pool.take(&block), None);
         taken.sort_unstable();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
 use super::container::Launch;
+use crate::process::Process;
 
 /// What is asked of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,22 +168,11 @@ impl Checker {
     }
 
     async fn exec(&self, command: &[String]) -> Result<()> {
-        let (program, args) = command.split_first().context("an empty command")?;
-        let mut process = tokio::process::Command::new(self.launch.program_of(program));
-        process
-            .args(args)
-            .env_clear()
-            .envs(self.launch.env.iter().map(|(k, v)| (k, v)))
-            .current_dir(&self.launch.folder)
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = process
-            .output()
-            .await
-            .with_context(|| format!("cannot run {program}"))?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            bail!("{program}: {}: {}", output.status, words.trim());
+        let command = self.launch.exec(command).context("an empty command")?;
+        // Dropped, so killed, when the attempt's time is over.
+        let status = Process::spawn(command)?.wait().await?;
+        if !status.success() {
+            bail!("the command failed: {status}");
         }
         Ok(())
     }

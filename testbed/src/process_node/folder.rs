@@ -31,6 +31,10 @@ impl AtomicFolder {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes the folder show `files` and nothing else. Nothing is written when they are there already.
     ///
     /// # Errors
@@ -131,7 +135,9 @@ mod tests {
     #[test]
     fn folder_without_files_is_there() {
         let root = tempfile::tempdir().unwrap();
-        AtomicFolder::new(root.path().join("v")).write(&Files::new()).unwrap();
+        AtomicFolder::new(root.path().join("v"))
+            .write(&Files::new())
+            .unwrap();
         assert!(root.path().join("v").is_dir());
     }
 }

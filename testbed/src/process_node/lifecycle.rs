@@ -189,7 +189,10 @@ impl PodState {
 
     /// Ends the pod; a later call can only shorten the time.
     pub fn shut_down(&mut self, kill_at: Timestamp) {
-        self.shutdown = Some(self.shutdown.map_or(kill_at, |earlier| earlier.min(kill_at)));
+        self.shutdown = Some(
+            self.shutdown
+                .map_or(kill_at, |earlier| earlier.min(kill_at)),
+        );
     }
 
     /// What to do at `now`.

@@ -180,12 +180,10 @@ async fn follow<K>(
 }
 
 impl Subscriptions {
-    /// Waits until the server has answered for each of the objects.
-    pub async fn known(&mut self) {
-        for (_, seen) in self.0.values_mut() {
-            // The sender lives as long as the watch, which `self` holds.
-            seen.wait_for(|o| *o != Observed::Unknown).await.ok();
-        }
+    /// Whether the server has answered for each of the objects.
+    pub fn is_known(&self) -> bool {
+        let mut seen = self.0.values().map(|(_, seen)| seen);
+        seen.all(|seen| *seen.borrow() != Observed::Unknown)
     }
 
     /// Waits until one of the objects changes.

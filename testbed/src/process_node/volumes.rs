@@ -296,8 +296,14 @@ mod tests {
     #[test]
     fn what_is_missing_or_not_known_is_named() {
         for (volume, words) in [
-            (json!({"secret": {"secretName": "gone"}}), "secret \"gone\" not found"),
-            (json!({"configMap": {"name": "gone"}}), "configmap \"gone\" not found"),
+            (
+                json!({"secret": {"secretName": "gone"}}),
+                "secret \"gone\" not found",
+            ),
+            (
+                json!({"configMap": {"name": "gone"}}),
+                "configmap \"gone\" not found",
+            ),
             (
                 json!({"secret": {"secretName": "s", "items": [{"key": "none", "path": "x"}]}}),
                 "no key \"none\"",
@@ -306,7 +312,10 @@ mod tests {
                 json!({"secret": {"secretName": "s", "items": [{"key": "a", "path": "../x"}]}}),
                 "leaves its volume",
             ),
-            (json!({"nfs": {"server": "x", "path": "/"}}), "emptyDir and hostPath only"),
+            (
+                json!({"nfs": {"server": "x", "path": "/"}}),
+                "emptyDir and hostPath only",
+            ),
         ] {
             let mut volume = volume;
             volume["name"] = json!("v");

@@ -23,8 +23,14 @@ fn objects() -> Fixture {
     let secret = [("password".to_owned(), b"hunter2".to_vec())];
     let settings = [("LEVEL".to_owned(), b"debug".to_vec())];
     Fixture(BTreeMap::from([
-        (Key::new(Kind::Secret, "n", "queue"), Arc::new(secret.into())),
-        (Key::new(Kind::ConfigMap, "n", "settings"), Arc::new(settings.into())),
+        (
+            Key::new(Kind::Secret, "n", "queue"),
+            Arc::new(secret.into()),
+        ),
+        (
+            Key::new(Kind::ConfigMap, "n", "settings"),
+            Arc::new(settings.into()),
+        ),
     ]))
 }
 
@@ -64,8 +70,14 @@ fn values_come_from_fields_secrets_and_config_maps() {
 #[test]
 fn missing_secret_or_key_is_named() {
     for (source, words) in [
-        (json!({"name": "gone", "key": "k"}), "secret \"gone\" not found"),
-        (json!({"name": "queue", "key": "k"}), "couldn't find key k in secret queue"),
+        (
+            json!({"name": "gone", "key": "k"}),
+            "secret \"gone\" not found",
+        ),
+        (
+            json!({"name": "queue", "key": "k"}),
+            "couldn't find key k in secret queue",
+        ),
     ] {
         let var = json!({"name": "X", "valueFrom": {"secretKeyRef": source}});
         let error = env_of(json!({"name": "c", "env": [var]})).unwrap_err();
@@ -111,7 +123,10 @@ fn paths_in_mounts_are_moved_and_others_stay() {
     ] {
         assert_eq!(places.rewrite(value), expected);
     }
-    assert_eq!(places.rewrite_arg("--config=/etc/app/x"), "--config=/pods/1/app/x");
+    assert_eq!(
+        places.rewrite_arg("--config=/etc/app/x"),
+        "--config=/pods/1/app/x"
+    );
 }
 
 #[test]
@@ -125,5 +140,8 @@ fn binary_stands_for_the_first_word_of_the_command() {
         &env,
         &Places::new([], ADDRESSES.pod),
     );
-    assert_eq!((program, args), (PathBuf::from("/host/app"), vec!["run".into(), "1".into()]));
+    assert_eq!(
+        (program, args),
+        (PathBuf::from("/host/app"), vec!["run".into(), "1".into()])
+    );
 }

@@ -62,7 +62,11 @@ fn init_containers_run_in_order_and_sidecars_hold_the_next_until_they_started() 
     pod.containers[0].ended(0, None, second(1));
     assert_eq!(pod.plan(second(1)).actions, [Action::Start(1)]);
     pod.containers[1].started(2, second(1));
-    assert_eq!(pod.plan(second(1)).actions, [], "its startup probe is not through");
+    assert_eq!(
+        pod.plan(second(1)).actions,
+        [],
+        "its startup probe is not through"
+    );
     pod.probed(1, Kind::Startup, &PASSED);
     assert_eq!(pod.plan(second(2)).actions, [Action::Start(2)]);
     assert!(!pod.initialized);
@@ -98,7 +102,10 @@ fn crashed_app_waits_for_its_back_off_and_counts_restarts() {
     assert_eq!(pod.plan(second(16)).actions, [Action::Start(0)]);
     pod.containers[0].started(3, second(16));
     assert_eq!(pod.containers[0].restarts, 2);
-    assert_eq!(pod.containers[0].last.as_ref().unwrap().finished_at, second(6));
+    assert_eq!(
+        pod.containers[0].last.as_ref().unwrap().finished_at,
+        second(6)
+    );
 }
 
 #[test]
@@ -131,20 +138,30 @@ fn finished_apps_end_the_sidecars() {
     let last = [Action::Terminate(2, second(33))];
     assert_eq!(pod.plan(second(3)).actions, last);
     pod.containers[2].ended(143, None, second(3));
-    assert_eq!(pod.plan(second(3)).actions, [Action::Terminate(1, second(33))]);
+    assert_eq!(
+        pod.plan(second(3)).actions,
+        [Action::Terminate(1, second(33))]
+    );
 }
 
 #[test]
 fn shutdown_stops_apps_first_then_sidecars_in_reverse_order() {
     let mut pod = running_with_sidecars();
     pod.shut_down(second(10));
-    let apps = [Action::Terminate(3, second(10)), Action::Terminate(4, second(10))];
+    let apps = [
+        Action::Terminate(3, second(10)),
+        Action::Terminate(4, second(10)),
+    ];
     assert_eq!(pod.plan(second(4)).actions, apps);
     for index in [3, 4] {
         pod.containers[index].ended(0, None, second(9));
     }
     let plan = pod.plan(second(9));
-    assert_eq!(plan.actions, [Action::Terminate(2, second(11))], "two seconds at least");
+    assert_eq!(
+        plan.actions,
+        [Action::Terminate(2, second(11))],
+        "two seconds at least"
+    );
     pod.containers[2].ended(0, None, second(9));
     pod.containers[1].ended(0, None, second(9));
     assert!(pod.is_down());
@@ -157,7 +174,10 @@ fn container_that_ignores_sigterm_is_killed_once_after_its_grace() {
     pod.plan(second(0));
     pod.containers[0].started(1, second(0));
     pod.shut_down(second(30));
-    assert_eq!(pod.plan(second(0)).actions, [Action::Terminate(0, second(30))]);
+    assert_eq!(
+        pod.plan(second(0)).actions,
+        [Action::Terminate(0, second(30))]
+    );
     let stop = |pod: &mut PodState, killed| {
         let Phase::Running(running) = &mut pod.containers[0].phase else {
             panic!("not running")
@@ -168,7 +188,11 @@ fn container_that_ignores_sigterm_is_killed_once_after_its_grace() {
     stop(&mut pod, false);
     assert_eq!(pod.plan(second(1)).wake_at, Some(second(30)));
     pod.shut_down(second(5));
-    assert_eq!(pod.plan(second(1)).wake_at, Some(second(5)), "a shorter grace counts");
+    assert_eq!(
+        pod.plan(second(1)).wake_at,
+        Some(second(5)),
+        "a shorter grace counts"
+    );
     assert_eq!(pod.plan(second(5)).actions, [Action::Kill(0)]);
     stop(&mut pod, true);
     assert_eq!(pod.plan(second(6)).actions, []);
@@ -181,7 +205,10 @@ fn failed_liveness_ends_the_run_and_it_starts_again() {
     pod.plan(second(0));
     pod.containers[0].started(1, second(0));
     pod.probed(0, Kind::Liveness, &failed());
-    assert_eq!(pod.plan(second(1)).actions, [Action::Terminate(0, second(31))]);
+    assert_eq!(
+        pod.plan(second(1)).actions,
+        [Action::Terminate(0, second(31))]
+    );
     pod.containers[0].ended(143, None, second(2));
     assert_eq!(pod.plan(second(2)).actions, [Action::Start(0)]);
 }
