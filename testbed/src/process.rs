@@ -81,6 +81,16 @@ impl Process {
             .with_context(|| format!("cannot send {signal} to {}", self.pid))
     }
 
+    /// As [`Self::signal`], to all processes that it started in its group, too.
+    pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        let reaped = self.reaped.lock().unwrap_or_else(PoisonError::into_inner);
+        if *reaped {
+            return Ok(());
+        }
+        signal::killpg(self.pid, signal)
+            .with_context(|| format!("cannot send {signal} to process group {}", self.pid))
+    }
+
     /// SIGTERM, and SIGKILL when it has not ended after `grace`.
     pub async fn stop(&self, grace: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;

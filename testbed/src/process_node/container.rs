@@ -95,10 +95,7 @@ impl ContainerProcess {
     /// # Errors
     /// The system refuses it; not when the process has ended.
     pub fn kill(&self) -> Result<()> {
-        if self.0.exited().is_none() {
-            kill_group(self.0.pid())?;
-        }
-        Ok(())
+        self.0.signal_group(Signal::SIGKILL)
     }
 
     /// Waits for the end, kills what the process left behind, and answers the exit code as container
@@ -108,15 +105,12 @@ impl ContainerProcess {
     /// The system does not say how it ended.
     pub async fn wait(&self) -> Result<i32> {
         let status = self.0.wait().await?;
-        kill_group(self.0.pid())?;
-        Ok(exit_code(status))
-    }
-}
-
-fn kill_group(pid: i32) -> Result<()> {
-    match killpg(Pid::from_raw(pid), Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot kill process group {pid}")),
+        // The group keeps its number as long as it has members; without any there is nobody to kill.
+        let group = Pid::from_raw(self.0.pid());
+        match killpg(group, Signal::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(exit_code(status)),
+            Err(error) => Err(error).with_context(|| format!("cannot kill process group {group}")),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use kube::runtime::watcher::{self, Event};
@@ -20,6 +20,8 @@ use super::pod::{self, Request, Update};
 use super::{Command, Context};
 
 const REQUESTS: usize = 8;
+/// How many pods a node that stops removes at once.
+const DELETIONS: usize = 16;
 
 struct Entry {
     address: Ipv4Addr,
@@ -227,11 +229,13 @@ impl Kubelet {
         });
         let named: Vec<(String, String)> = named.collect();
         self.tasks.shutdown().await;
-        for (namespace, name) in named {
+        let deletions = named.into_iter().map(async |(namespace, name)| {
             let pods: Api<Pod> = Api::namespaced(self.cx.client.clone(), &namespace);
             let now = DeleteParams::default().grace_period(0);
-            super::node::ignore_absent(pods.delete(&name, &now).await.map(drop))?;
-        }
+            super::node::ignore_absent(pods.delete(&name, &now).await.map(drop))
+        });
+        let deletions = futures::stream::iter(deletions).buffer_unordered(DELETIONS);
+        deletions.try_collect::<()>().await?;
         super::node::unregister(&self.cx).await
     }
 }

@@ -17,6 +17,9 @@
 //!   on but the PATH.
 //! - `command[0]` is ignored in favour of the mapped binary.
 //!
+//! Cluster DNS and the addresses of Services do not reach host processes: give them addresses of the
+//! host (Redis, model server) and call pods by their own.
+//!
 //! Not done, and said in the pod's status or events where a pod asks for it: volumes other than
 //! Secret, ConfigMap, projected, downwardAPI, emptyDir and hostPath; resourceFieldRef; gRPC probes.
 //! Ignored: postStart hooks, ephemeral containers, host ports, activeDeadlineSeconds. `kubectl logs`
@@ -36,22 +39,22 @@ mod lifecycle;
 mod mounts;
 mod node;
 mod objects;
+mod options;
 mod pod;
 mod probes;
 mod start;
+mod state;
 mod status;
 mod volumes;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use k8s_openapi::api::core::v1::{Pod, Taint};
+use anyhow::{Context as _, Result, anyhow};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 pub use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,55 +65,12 @@ use self::events::Events;
 use self::kubelet::Kubelet;
 pub use self::node::LABEL;
 use self::objects::Objects;
+pub use self::options::ProcessNodeOptions;
 use self::pod::Request;
 use crate::cluster::Cluster;
 use crate::run_dir::{DataDir, RunDir};
 
 const COMMANDS: usize = 16;
-
-/// How a process node presents itself and what it can run.
-#[derive(Debug, Clone)]
-pub struct ProcessNodeOptions {
-    /// Of the Node object; at most one node of a cluster has it.
-    pub name: String,
-    /// Beginning of an image name -> the program that stands for its entrypoint. The longest wins.
-    pub images: BTreeMap<String, PathBuf>,
-    /// Labels beside hostname, os, arch and [`LABEL`].
-    pub labels: BTreeMap<String, String>,
-    pub taints: Vec<Taint>,
-    /// Allocatable pods, 253 at most: each has an address of a /24.
-    pub pods: u16,
-    /// Allocatable CPU and memory (Kubernetes quantities). They only count for the scheduler.
-    pub cpu: String,
-    pub memory: String,
-    /// First delay of CrashLoopBackOff; it doubles up to five minutes.
-    pub restart_backoff: Duration,
-}
-
-impl ProcessNodeOptions {
-    /// Capacity for 250 pods, the kubelet's back-off of 10 s.
-    pub fn new(
-        name: impl Into<String>,
-        images: impl IntoIterator<Item = (String, PathBuf)>,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            images: images.into_iter().collect(),
-            labels: BTreeMap::new(),
-            taints: Vec::new(),
-            pods: 250,
-            cpu: "250".into(),
-            memory: "250Gi".into(),
-            restart_backoff: Duration::from_secs(10),
-        }
-    }
-
-    fn binary(&self, image: &str) -> Option<&Path> {
-        let matching = self.images.iter().filter(|(p, _)| image.starts_with(*p));
-        let longest = matching.max_by_key(|(prefix, _)| prefix.len());
-        longest.map(|(_, binary)| binary.as_path())
-    }
-}
 
 /// What all parts of one node share.
 struct Context {
@@ -180,7 +140,7 @@ impl ProcessNode {
     /// The cluster does not answer or refuses the node; a binary that is mapped is not there; no
     /// address range is left.
     pub async fn start(kubeconfig: &Path, options: ProcessNodeOptions) -> Result<Self> {
-        check_options(&options)?;
+        options.check()?;
         crate::install_crypto();
         let run = RunDir::current()?;
         let data = run.data(&format!(
@@ -338,24 +298,6 @@ impl Drop for ProcessNode {
             tracing::error!("the thread of process node {} panicked", self.name);
         }
     }
-}
-
-fn check_options(options: &ProcessNodeOptions) -> Result<()> {
-    if options.pods > address::CAPACITY {
-        bail!(
-            "a process node has room for {} pods; start several",
-            address::CAPACITY
-        );
-    }
-    for (image, binary) in &options.images {
-        if !binary.is_absolute() || !binary.is_file() {
-            bail!(
-                "image {image}: {} is not the absolute path of a program",
-                binary.display()
-            );
-        }
-    }
-    Ok(())
 }
 
 /// What the node's thread starts with.

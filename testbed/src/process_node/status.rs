@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::downward::Addresses;
-use super::lifecycle::{Container, Ended, Phase, PodState, Role};
+use super::lifecycle::PodState;
+use super::state::{Container, Ended, Phase, Role};
 
 /// What the status says beside the state of the containers.
 #[derive(Debug)]

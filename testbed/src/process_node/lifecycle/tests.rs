@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::process_node::state::Stopping;
 
 fn second(s: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + s).unwrap()

@@ -157,7 +157,7 @@ fn unmapped_image_keeps_the_pod_pending() {
     f.state.containers[0].phase = Phase::Waiting {
         reason: "ErrImagePull",
         message: Some("no binary".into()),
-        retry: crate::process_node::lifecycle::Retry::Never,
+        retry: crate::process_node::state::Retry::Never,
     };
     let status = f.status(1);
     assert_eq!(status["phase"], "Pending");

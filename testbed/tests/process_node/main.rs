@@ -1,0 +1,6 @@
+//! Process nodes under a real API server, scheduler and controller manager.
+
+mod fixture;
+mod inside;
+mod life;
+mod nodes;
