@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Package};
+use crate::progress;
 
 /// 198.19.160.0 to 198.19.255.0; clusters and real nodes of the testbed use what lies below.
 const BLOCKS: std::ops::RangeInclusive<u8> = 160..=255;
@@ -38,29 +39,29 @@ impl Block {
     /// Leases a free block, and puts it on `lo` when root. Blocks; for a thread that may.
     ///
     /// # Errors
-    /// All blocks are taken, or root may not add addresses.
+    /// All blocks are taken.
     pub fn lease() -> Result<Self> {
-        let root = nix::unistd::geteuid().is_root();
-        if root {
-            packages::ensure_blocking(IPROUTE)?;
+        let leased = BLOCKS
+            .clone()
+            .find_map(|number| Some((number, lease(number)?)));
+        let count = BLOCKS.count();
+        let (number, lease) =
+            leased.with_context(|| format!("{count} process nodes run on this machine already"))?;
+        let mut block = Self {
+            number,
+            on_lo: nix::unistd::geteuid().is_root(),
+            _lease: lease,
+        };
+        if block.on_lo
+            && let Err(error) = packages::ensure_blocking(IPROUTE).and_then(|()| block.renew())
+        {
+            // Root of a container, for one, need not be allowed to.
+            progress::line(format_args!(
+                "pods get loopback addresses, and Services cannot reach them: {error:#}"
+            ));
+            block.on_lo = false;
         }
-        for number in BLOCKS {
-            if let Some(lease) = lease(number) {
-                let block = Self {
-                    number,
-                    on_lo: root,
-                    _lease: lease,
-                };
-                if root {
-                    block.renew()?;
-                }
-                return Ok(block);
-            }
-        }
-        bail!(
-            "{} process nodes run on this machine already",
-            BLOCKS.count()
-        )
+        Ok(block)
     }
 
     /// Whether addresses may be used in EndpointSlices, and so through Services.

@@ -15,6 +15,8 @@
 //!   kube-rs and client-go read before they look for the files of a container.
 //! - HOME and the working folder are the pod's folder; nothing of the node's environment is passed
 //!   on but the PATH.
+//! - What stands in files is not changed: a configuration file that names paths of the container does
+//!   not work.
 //! - `command[0]` is ignored in favour of the mapped binary.
 //!
 //! Cluster DNS and the addresses of Services do not reach host processes: give them addresses of the
@@ -187,7 +189,8 @@ impl ProcessNode {
         self.address.into()
     }
 
-    /// Whether Kubernetes accepts the pods' addresses in EndpointSlices. False without root: then
+    /// Whether Kubernetes accepts the pods' addresses in EndpointSlices. False without root (or where
+    /// root may not add addresses): then
     /// pods are called by their address and not through a Service.
     pub fn serves_services(&self) -> bool {
         self.serves_services

@@ -56,12 +56,14 @@ fn architecture() -> &'static str {
 }
 
 fn status(options: &ProcessNodeOptions, address: Ipv4Addr, now: Timestamp) -> Value {
-    let resources = json!({
-        "cpu": options.cpu,
-        "memory": options.memory,
-        "pods": options.pods.to_string(),
-        "ephemeral-storage": "100Gi",
-    });
+    let mut resources = options.resources.clone();
+    let own = [
+        ("cpu", options.cpu.clone()),
+        ("memory", options.memory.clone()),
+        ("pods", options.pods.to_string()),
+        ("ephemeral-storage", "100Gi".to_owned()),
+    ];
+    resources.extend(own.map(|(name, quantity)| (name.to_owned(), quantity)));
     let time = Time(now);
     let condition = |type_: &str, status: &str, reason: &str, message: &str| {
         json!({"type": type_, "status": status, "reason": reason, "message": message,
@@ -233,6 +235,7 @@ mod tests {
     fn node_is_ready_and_tells_what_it_is() {
         let mut options = ProcessNodeOptions::new("n1", []);
         options.labels = BTreeMap::from([("zone".into(), "a".into())]);
+        options.resources = BTreeMap::from([("nvidia.com/gpu".into(), "2".into())]);
         let node = object(
             &options,
             Ipv4Addr::new(198, 18, 0, 1),
@@ -242,7 +245,9 @@ mod tests {
         assert_eq!(node.labels()["zone"], "a");
         assert_eq!(node.labels()[LABEL.0], LABEL.1);
         let status = node.status.unwrap();
-        assert_eq!(status.allocatable.unwrap()["pods"].0, "250");
+        let allocatable = status.allocatable.unwrap();
+        assert_eq!(allocatable["pods"].0, "250");
+        assert_eq!(allocatable["nvidia.com/gpu"].0, "2");
         let conditions = status.conditions.unwrap();
         let ready = conditions.iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.status, "True");

@@ -24,6 +24,8 @@ pub struct ProcessNodeOptions {
     /// Allocatable CPU and memory (Kubernetes quantities). They only count for the scheduler.
     pub cpu: String,
     pub memory: String,
+    /// Other allocatable resources, e.g. `nvidia.com/gpu`: for the scheduler, too.
+    pub resources: BTreeMap<String, String>,
     /// First delay of CrashLoopBackOff; it doubles up to five minutes.
     pub restart_backoff: Duration,
 }
@@ -42,6 +44,7 @@ impl ProcessNodeOptions {
             pods: 250,
             cpu: "250".into(),
             memory: "250Gi".into(),
+            resources: BTreeMap::new(),
             restart_backoff: Duration::from_secs(10),
         }
     }
