@@ -1,0 +1,7 @@
+//! The Helm chart: what it renders, whom it lets do what, and what an upgrade keeps.
+
+mod chart;
+mod policy;
+mod release;
+mod render;
+mod rights;
