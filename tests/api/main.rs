@@ -3,5 +3,6 @@
 mod cluster;
 mod defaults;
 mod definitions;
+mod examples;
 mod pictures;
 mod refusals;

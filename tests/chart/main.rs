@@ -2,6 +2,7 @@
 
 mod chart;
 mod policy;
+mod redis;
 mod release;
 mod render;
 mod rights;
