@@ -23,6 +23,7 @@ pub mod probe;
 pub mod process;
 pub mod process_node;
 pub mod progress;
+pub mod prometheus;
 pub mod real_node;
 pub mod redis;
 pub mod run_dir;
@@ -36,6 +37,7 @@ pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
 pub use self::nodes::real_node_wanted;
 pub use self::options::Options;
 pub use self::process_node::{ProcessNode, ProcessNodeOptions};
+pub use self::prometheus::{Prometheus, PrometheusOptions, Sample};
 pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
 
