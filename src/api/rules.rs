@@ -158,6 +158,11 @@ pub(super) fn model() -> Value {
             "self.provider != 'OpenAICompatible' || has(self.endpoint) || has(self.server)",
             "provider OpenAICompatible has no address of its own: set endpoint to a base URL like http://vllm:8000/v1, or server to run one in the pool's pods",
         ),
+        at(
+            "endpoint",
+            "self.provider != 'Ollama' || !has(self.endpoint) || !self.endpoint.matches('/v1/?$')",
+            "Ollama's own API is not below /v1: remove it, or set provider to OpenAICompatible",
+        ),
         forbidden(
             "server",
             format!("!has(self.server) || !(self.provider in {REMOTE})"),
