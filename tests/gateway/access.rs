@@ -2,14 +2,17 @@
 
 use std::fs;
 
+use persona_operator::queue::access::{MasterKey, gateway_user};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use testbed::Redis;
 
 use crate::publish::Persona;
 use crate::stage::{
-    KEY, NAMESPACE, PERSONA, Stage, answer_of, chat, error_of, eventually, hash_of, spawn, whole,
-    write_key,
+    KEY, NAMESPACE, PERSONA, Stage, answer_of, chat, error_of, eventually, hash_of, spawn,
+    streamed, whole, write_key,
 };
+use crate::stream::{Events, ends_well};
 
 /// Whether a key is known: a persona that nobody has is then not found.
 async fn knows(stage: &Stage, key: &str) -> bool {
@@ -164,4 +167,80 @@ async fn models_are_those_that_the_key_reaches() {
     .await;
     let encoded = get("all", "/v1/models/team-a%2Fhelper").await;
     assert_eq!(encoded.status(), 200, "SDKs encode the slash");
+}
+
+#[tokio::test]
+async fn gateways_own_user_is_all_it_needs() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), "master key of a test\n").expect("writes");
+    let path = file.path().to_str().expect("UTF-8");
+    let redis = Redis::shared().await.expect("a Redis");
+    let stage = Stage::unready(redis, &["--master-key-file", path]).await;
+    let master = MasterKey::new("master key of a test");
+    stage
+        .queue
+        .ensure_gateway_user(&master, &[1])
+        .await
+        .expect("sets the user");
+    stage.publish(Persona::new(NAMESPACE, PERSONA)).await;
+    eventually("a ready gateway", async || {
+        stage.get("/readyz").await.status() == 200
+    })
+    .await;
+    let mut worker = stage.worker().await;
+    let request = stage.send(&whole());
+    worker.take().await.answer("ok").await;
+    assert_eq!(answer_of(request).await.status(), 200);
+    let request = stage.send(&streamed());
+    let job = worker.take().await;
+    job.say("a").await;
+    let mut events = Events::of(answer_of(request).await);
+    events.data().await;
+    // Well below the time after which it would look for itself: it was told.
+    let told = std::time::Instant::now();
+    job.say("b").await;
+    assert_eq!(events.text().await, "a");
+    assert_eq!(events.text().await, "b");
+    assert!(told.elapsed().as_secs() < 3, "{:?}", told.elapsed());
+    job.end().await;
+    ends_well(events).await;
+    let request = stage.send(&streamed());
+    let job = worker.take().await;
+    job.say("a").await;
+    drop(answer_of(request).await);
+    assert_eq!(worker.cancelled().await, job.taken.task);
+    assert_eq!(stage.json("/v1/models").await["data"][0]["id"], PERSONA);
+    let health = stage.json("/health?verbose").await;
+    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(health["pools"][0]["workers"], 1);
+}
+
+#[tokio::test]
+async fn gateways_own_user_speaks_on_its_prefix_only() {
+    let redis = Redis::shared().await.expect("a Redis");
+    let stage = Stage::start().await;
+    let master = MasterKey::new("another master key");
+    let set = stage.queue.ensure_gateway_user(&master, &[1]).await;
+    set.expect("sets the user");
+    let user = gateway_user(stage.queue.prefix());
+    let password = master.gateway_password(1);
+    let url = format!("redis://{user}:{password}@127.0.0.1:{}/", redis.port());
+    let client = redis::Client::open(url).expect("a URL");
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("connects");
+    for refused in [
+        &["PUBLISH", "other:{team-a}:ctl:w", "task"][..],
+        &["GET", "other:{team-a}:epoch"],
+        &["FLUSHALL"],
+        &["CONFIG", "GET", "*"],
+        &["KEYS", "*"],
+    ] {
+        let mut command = redis::cmd(refused[0]);
+        command.arg(&refused[1..]);
+        let answer = command.exec_async(&mut connection).await;
+        let words = answer.expect_err(refused[0]).to_string();
+        assert!(words.contains("permission"), "{refused:?}: {words}");
+    }
 }
