@@ -2,7 +2,8 @@
 //!
 //! - [`server`] connections and their limits; [`body`] request bodies and theirs
 //! - [`auth`] API keys; [`address`] which persona is meant; [`request`] what is asked
-//! - [`exchange`] one task from enqueue to outcome; [`hub`] results to those who wait; [`cancel`]
+//! - [`exchange`] one task from enqueue to outcome; [`hub`] results to those who wait; [`entry`] the
+//!   order of results; [`cancel`]
 //! - [`answer`], [`error`], [`refusal`] what the client gets
 //! - [`chat`], [`models`], [`health`] the routes
 
@@ -13,6 +14,7 @@ mod body;
 mod cancel;
 mod chat;
 mod directory;
+mod entry;
 mod error;
 mod exchange;
 mod health;

@@ -229,3 +229,34 @@ async fn loss_that_broke_no_connection_is_noticed_too() {
     again.answer("again").await;
     assert_eq!(answer_of(whole).await.status(), 200);
 }
+
+#[tokio::test]
+async fn second_attempt_is_not_spliced_to_the_first_when_redis_data_went_back() {
+    let redis = own_redis(false).await;
+    let stage = Stage::on(&redis, &[]).await;
+    let worker = stage.worker().await;
+    let request = stage.send(&streamed());
+    let job = worker.take().await;
+    // What a failover to a replica that lags, or a lost second of the append-only file, does.
+    admin(&redis, &["SAVE"]).await;
+    job.say("first ").await;
+    let mut events = Events::of(answer_of(request).await);
+    events.data().await;
+    assert_eq!(events.text().await, "first ");
+    redis.kill().await.expect("kills");
+    redis.restart().await.expect("restarts");
+    stage.publish_again().await;
+    stage
+        .namespace()
+        .reap_worker(worker.uid())
+        .await
+        .expect("reaps");
+    let second = stage.worker().await;
+    let again = second.take().await;
+    assert_eq!(
+        again.taken.task, job.taken.task,
+        "Redis knows nothing of the first token"
+    );
+    again.emit(&[Chunk::text("second")]).await;
+    assert_eq!(ends_in_error(events, "interrupted").await, "");
+}
