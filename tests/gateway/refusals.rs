@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use persona_operator::api::QueueLimits;
+use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::{Outcome, OutcomeKind, TaskError};
 use persona_operator::queue::work::{Fenced, ReleaseReason};
 use serde_json::json;
@@ -171,4 +173,28 @@ async fn redis_without_memory_is_503_with_a_time_to_come_back() {
     let response = answer_of(stage.send(&whole())).await;
     assert_eq!(response.headers()["retry-after"], "5");
     error_of(response, 503, "queue_out_of_memory").await;
+}
+
+#[tokio::test]
+async fn full_queue_is_429_with_the_time_to_come_back() {
+    let stage = Stage::start().await;
+    let mut small = Persona::new(NAMESPACE, "small");
+    small.limits = QueueLimits {
+        max_length: 1,
+        ..QueueLimits::default()
+    };
+    stage.publish(small).await;
+    let first = Enqueue::new("small", "first", "{}");
+    let queued = stage.namespace().enqueue(&first).await.expect("enqueues");
+    assert!(matches!(queued, EnqueueAnswer::Queued { .. }), "{queued:?}");
+    for stream in [false, true] {
+        let refused = answer_of(stage.send(&chat("small", json!({"stream": stream})))).await;
+        let headers = refused.headers().clone();
+        let error = error_of(refused, 429, "queue_full").await;
+        assert_eq!(error["type"], "rate_limit_error");
+        assert_eq!(headers["retry-after"], "1");
+        assert_eq!(headers["retry-after-ms"], "1000");
+        assert_eq!(headers["x-ratelimit-remaining-requests"], "0");
+        assert_eq!(headers["x-ratelimit-reset-requests"], "1s");
+    }
 }
