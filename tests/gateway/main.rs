@@ -9,6 +9,7 @@ mod outages;
 mod publish;
 mod refusals;
 mod requests;
+mod sdk;
 mod server;
 mod stage;
 mod stop;
