@@ -28,6 +28,7 @@ pub mod real_node;
 pub mod redis;
 pub mod run_dir;
 mod toolchain;
+mod venv;
 
 pub use self::binaries::Binary;
 pub use self::cluster::Cluster;
@@ -40,6 +41,7 @@ pub use self::process_node::{ProcessNode, ProcessNodeOptions};
 pub use self::prometheus::{Prometheus, PrometheusOptions, Sample};
 pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
+pub use self::venv::openai_python;
 
 /// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is
 /// the same provider everywhere in this workspace.

@@ -9,20 +9,13 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-
-use crate::packages::{self, Package};
 
 /// The name that the server's answers carry, and under which `/v1/models` lists it.
 pub const MODEL_NAME: &str = "smollm2-135m";
 
 const REQUIREMENTS: &str = include_str!("../model-requirements.txt");
 const SERVER: &str = include_str!("../model_server.py");
-const PYTHON: &[Package] = &[Package {
-    name: "python3-venv",
-    file: "/usr/share/doc/python3-venv",
-}];
 const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// How a model server runs.
@@ -217,47 +210,7 @@ fn weights_in(environment: &Path) -> Result<PathBuf> {
     )
 }
 
-/// The Python environment with server and weights, one for each state of the requirements file.
+/// The Python environment with server and weights.
 fn environment() -> Result<PathBuf> {
-    let digest = hex::encode(Sha256::digest(REQUIREMENTS));
-    let folder = crate::cache::folder(&format!("model-{}", &digest[..12]))?;
-    crate::cache::fill_once(&folder, || install(&folder))?;
-    Ok(folder)
-}
-
-fn install(folder: &Path) -> Result<()> {
-    crate::progress::line(format_args!(
-        "installing the language model (130 MB) into {}",
-        folder.display()
-    ));
-    if run(Command::new("python3").args(["-m", "ensurepip", "--version"])).is_err() {
-        packages::ensure_blocking(PYTHON)?;
-    }
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(folder))?;
-    let requirements = folder.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENTS)?;
-    let mut pip = Command::new(folder.join("bin/python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--requirement",
-    ]);
-    run(pip.arg(&requirements))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    if !output.status.success() {
-        let words = [output.stdout, output.stderr].concat();
-        bail!("{command:?}: {}", String::from_utf8_lossy(&words).trim());
-    }
-    Ok(())
+    crate::venv::environment("model", REQUIREMENTS, "the language model (130 MB)")
 }
