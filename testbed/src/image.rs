@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 pub use layer::Layer;
 pub use oci::{Config, write};
+pub(crate) use static_binary::MUSL;
 pub use static_binary::static_binary;
 
 use crate::packages::{self, Package};
@@ -27,13 +28,9 @@ pub const PAUSE: &str = "persona.test/pause:dev";
 /// User and group of every image: no privilege, no entry in the host's /etc/passwd.
 pub const USER: u32 = 65532;
 
-const CERTIFICATES: &[Package] = &[Package {
+pub(crate) const CERTIFICATES: &[Package] = &[Package {
     name: "ca-certificates",
     file: "/usr/share/ca-certificates/mozilla",
-}];
-const REDIS_PACKAGES: &[Package] = &[Package {
-    name: "redis-tools",
-    file: "/usr/bin/redis-check-rdb",
 }];
 
 /// Writes the operator's image to `out`: the static `binary` and a CA bundle on scratch.
@@ -64,7 +61,7 @@ pub fn single_binary(name: &str, binary: &Path, out: &Path) -> Result<()> {
 /// # Errors
 /// Redis is not installed and cannot be, or a file cannot be read or written.
 pub fn redis(out: &Path) -> Result<()> {
-    packages::ensure_blocking(REDIS_PACKAGES)?;
+    packages::ensure_blocking(crate::redis::PACKAGES)?;
     let mut layer = Layer::default();
     // One binary has both roles in Debian and looks at the name it was started under.
     dynamic(

@@ -39,7 +39,7 @@ use crate::run_dir::{DataDir, RunDir};
 /// The name of the node in the cluster.
 pub const NAME: &str = "real";
 
-const PACKAGES: &[Package] = &[
+pub(crate) const PACKAGES: &[Package] = &[
     Package {
         name: "containerd",
         file: "/usr/bin/containerd",
@@ -88,14 +88,37 @@ pub struct RealNode {
 
 /// Fails when this process may not make a real node, with what to do about it.
 pub fn require_root() -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
+    check_root(nix::unistd::geteuid().is_root())
+}
+
+fn check_root(is_root: bool) -> Result<()> {
+    if is_root {
         return Ok(());
     }
     bail!(
-        "a real node takes root (namespaces, mounts, cgroups). Run as root, or leave out what needs it: \
-         {}=process,fake cargo test",
+        "this takes root (namespaces, mounts, cgroups). Run as root, or leave out what needs it: \
+         {}=process,fake cargo test; cargo testbed up --nodes process",
         crate::nodes::VARIABLE
     )
+}
+
+/// As [`require_root`], and a root in a container may be one that may not do everything: tries it.
+///
+/// # Errors
+/// Why there can be no real node.
+pub fn require_possible() -> Result<()> {
+    require_root()?;
+    let output = std::process::Command::new("unshare")
+        .args([
+            "--pid", "--fork", "--mount", "--net", "--ipc", "--uts", "true",
+        ])
+        .output();
+    let output = output.context("cannot run unshare (Debian's util-linux)")?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("this root may not make namespaces ({})", words.trim());
+    }
+    Ok(())
 }
 
 impl RealNode {
@@ -390,5 +413,18 @@ impl Files {
             format!("--healthz-bind-address={health}"),
             "--metrics-bind-address=127.0.0.1:10249".to_owned(),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_root_is_told_why_and_what_to_leave_out() {
+        let error = check_root(false).unwrap_err().to_string();
+        assert!(error.contains("Run as root"), "{error}");
+        assert!(error.contains("TESTBED_NODES=process,fake"), "{error}");
+        check_root(true).unwrap();
     }
 }
