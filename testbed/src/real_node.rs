@@ -6,6 +6,7 @@
 mod cgroups;
 mod config;
 mod forward;
+mod possible;
 mod sandbox;
 
 use std::fs;
@@ -24,6 +25,8 @@ use tokio::sync::OnceCell;
 
 use self::config::{FOLDER, Facts};
 use self::forward::Forward;
+pub(crate) use self::possible::possible;
+pub use self::possible::{require_possible, require_root};
 use self::sandbox::Sandbox;
 use crate::binaries::Binary;
 use crate::certs;
@@ -84,41 +87,6 @@ pub struct RealNode {
     operator: OnceCell<()>,
     redis: OnceCell<()>,
     folder: DataDir,
-}
-
-/// Fails when this process may not make a real node, with what to do about it.
-pub fn require_root() -> Result<()> {
-    check_root(nix::unistd::geteuid().is_root())
-}
-
-fn check_root(is_root: bool) -> Result<()> {
-    if is_root {
-        return Ok(());
-    }
-    bail!(
-        "this takes root (namespaces, mounts, cgroups). Run as root, or leave out what needs it: \
-         {}=process,fake cargo test; cargo testbed up --nodes process",
-        crate::nodes::VARIABLE
-    )
-}
-
-/// As [`require_root`], and a root in a container may be one that may not do everything: tries it.
-///
-/// # Errors
-/// Why there can be no real node.
-pub fn require_possible() -> Result<()> {
-    require_root()?;
-    let output = std::process::Command::new("unshare")
-        .args([
-            "--pid", "--fork", "--mount", "--net", "--ipc", "--uts", "true",
-        ])
-        .output();
-    let output = output.context("cannot run unshare (Debian's util-linux)")?;
-    if !output.status.success() {
-        let words = String::from_utf8_lossy(&output.stderr);
-        bail!("this root may not make namespaces ({})", words.trim());
-    }
-    Ok(())
 }
 
 impl RealNode {
@@ -413,18 +381,5 @@ impl Files {
             format!("--healthz-bind-address={health}"),
             "--metrics-bind-address=127.0.0.1:10249".to_owned(),
         ]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_not_root_is_told_why_and_what_to_leave_out() {
-        let error = check_root(false).unwrap_err().to_string();
-        assert!(error.contains("Run as root"), "{error}");
-        assert!(error.contains("TESTBED_NODES=process,fake"), "{error}");
-        check_root(true).unwrap();
     }
 }

@@ -1,13 +1,18 @@
 //! All of it at once, as `cargo testbed up` brings it up: a cluster with nodes, Redis, a model server.
 
+mod facts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
 
+pub use self::facts::Facts;
+use crate::binaries::Binary;
 use crate::cluster::Cluster;
 use crate::component::Component;
 use crate::image;
@@ -47,28 +52,14 @@ pub struct Stack {
     options: StackOptions,
 }
 
-/// Where everything is, for people and for other processes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Facts {
-    pub kubeconfig: PathBuf,
-    pub api_server: String,
-    pub redis: String,
-    pub model: Option<String>,
-    /// The same for pods of the real node.
-    pub redis_in_pods: Option<String>,
-    pub model_in_pods: Option<String>,
-    /// What process nodes start for [`image::OPERATOR`].
-    pub operator: Option<PathBuf>,
-    /// Name and pid of every process of the testbed's own, pods excepted.
-    pub processes: Vec<(String, i32)>,
-}
-
 impl Stack {
     /// Brings it up, and says on stderr what is ready after what time.
     ///
     /// # Errors
     /// Those of the parts. What is up already ends.
     pub async fn start(options: StackOptions) -> Result<Self> {
+        // First, because a build that fails should do so at once.
+        Binary::Kubectl.resolve().await?;
         let operator = if options.operator {
             Some(timed("operator", static_operator()).await?)
         } else {
@@ -153,12 +144,15 @@ impl Stack {
         self.process.as_ref()
     }
 
+    /// Where everything is. Puts kubeconfig and tools into `folder`, where they are easy to find.
+    ///
     /// # Errors
-    /// The address of a part is not known.
-    pub async fn facts(&self) -> Result<Facts> {
+    /// The folder cannot be written, or kubectl cannot be built.
+    pub async fn facts(&self, folder: &Path) -> Result<Facts> {
         let plane = self.cluster.control_plane()?;
         let mut facts = Facts {
-            kubeconfig: self.cluster.kubeconfig().to_owned(),
+            kubeconfig: folder.join("kubeconfig"),
+            bin: folder.join("bin"),
             api_server: format!("https://127.0.0.1:{}", plane.port()),
             redis: self.redis.url(),
             model: self.model.as_ref().map(ModelServer::base_url),
@@ -175,6 +169,16 @@ impl Stack {
                 let model = node.forward(model.address().port())?;
                 facts.model_in_pods = Some(format!("http://{model}/v1"));
             }
+        }
+        fs::copy(self.cluster.kubeconfig(), &facts.kubeconfig)
+            .with_context(|| format!("cannot write {}", facts.kubeconfig.display()))?;
+        fs::create_dir_all(&facts.bin)?;
+        let kubectl = Binary::Kubectl.resolve().await?;
+        // Two minutes of building are too much for what not everyone needs.
+        let helm = Binary::Helm.available().await?;
+        for tool in helm.into_iter().chain([kubectl]) {
+            let name = tool.file_name().context("a tool without a name")?;
+            symlink(&tool, facts.bin.join(name))?;
         }
         Ok(facts)
     }
@@ -248,7 +252,7 @@ fn newest_operator(target: &Path) -> Result<Option<PathBuf>> {
     let mut newest: Option<(SystemTime, PathBuf)> = None;
     // Profiles lie directly in it, or below a target triple.
     let mut folders = vec![target.to_owned()];
-    for entry in std::fs::read_dir(target)? {
+    for entry in fs::read_dir(target)? {
         folders.push(entry?.path());
     }
     for folder in folders {

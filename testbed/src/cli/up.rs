@@ -1,15 +1,14 @@
 //! `cargo testbed up`
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use testbed::process::is_alive;
 use testbed::registry::Claim;
 use testbed::stack::{Facts, seconds};
-use testbed::{Binary, ModelOptions, NodeKind, Stack, StackOptions, cluster, nodes, progress};
+use testbed::{ModelOptions, NodeKind, Stack, StackOptions, cluster, nodes, progress};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Name, detach, output};
@@ -114,9 +113,9 @@ impl Up {
     async fn hold(&self, options: StackOptions, claim: &mut Claim, stop: &mut Stop) -> Result<()> {
         let start = Instant::now();
         let started = async {
-            let kubectl = Binary::Kubectl.resolve().await?;
             let stack = Stack::start(options).await?;
-            let facts = publish(&stack, claim, &kubectl).await?;
+            let facts = stack.facts(claim.folder()).await?;
+            claim.publish(facts.clone())?;
             anyhow::Ok((stack, facts))
         };
         let (stack, facts) = tokio::select! {
@@ -125,7 +124,7 @@ impl Up {
         };
         let name = self.name();
         progress::line(format_args!("{name:?} is up, {}", seconds(start.elapsed())));
-        output::print(&output::environment(&facts, &claim.folder().join("bin")))?;
+        output::print(&facts.environment())?;
         let how = match name {
             "default" => "cargo testbed down".to_owned(),
             name => format!("cargo testbed down --name {name}"),
@@ -171,24 +170,6 @@ impl Up {
             operator: self.operator,
         })
     }
-}
-
-/// Puts kubeconfig and tools where they are easy to find, and tells other processes.
-async fn publish(stack: &Stack, claim: &mut Claim, kubectl: &Path) -> Result<Facts> {
-    let mut facts = stack.facts().await?;
-    let kubeconfig = claim.folder().join("kubeconfig");
-    std::fs::copy(&facts.kubeconfig, &kubeconfig)
-        .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
-    facts.kubeconfig = kubeconfig;
-    let bin = claim.folder().join("bin");
-    std::fs::create_dir(&bin)?;
-    let helm = Binary::Helm.available().await?;
-    for tool in helm.iter().map(PathBuf::as_path).chain([kubectl]) {
-        let name = tool.file_name().context("a tool without a name")?;
-        std::os::unix::fs::symlink(tool, bin.join(name))?;
-    }
-    claim.publish(facts.clone())?;
-    Ok(facts)
 }
 
 /// Waits until it shall stop, and tells of processes that end before.
