@@ -3,13 +3,17 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::component::tail;
+use crate::process::spawn_bound;
+use crate::run_dir::{DataDir, RunDir};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
 /// The name that the server's answers carry, and under which `/v1/models` lists it.
 pub const MODEL_NAME: &str = "smollm2-135m";
@@ -51,10 +55,11 @@ impl Default for ModelOptions {
 /// A running llama.cpp server. It ends when this value is dropped, and with the process that holds it.
 #[derive(Debug)]
 pub struct ModelServer {
-    // The server stops when its stdin ends, so the pipe in `child` ties its life to ours.
+    // It stops in good order when its stdin ends, so the pipe in `child` ties its life to ours.
     child: Child,
     address: SocketAddr,
-    folder: TempDir,
+    log: PathBuf,
+    _data: DataDir,
 }
 
 impl ModelServer {
@@ -68,10 +73,11 @@ impl ModelServer {
 
     fn start_blocking(options: &ModelOptions) -> Result<Self> {
         let environment = environment()?;
-        let folder = tempfile::Builder::new()
-            .prefix("persona-testbed-model-")
-            .tempdir()?;
-        let script = folder.path().join("model_server.py");
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("model{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let run = RunDir::current()?;
+        let data = run.data(&name)?;
+        let script = data.path().join("model_server.py");
         fs::write(&script, SERVER)?;
         let mut command = Command::new(environment.join("bin/python"));
         command
@@ -86,23 +92,27 @@ impl ModelServer {
         for adapter in &options.adapters {
             command.arg("--adapter").arg(adapter);
         }
-        let log = folder.path().join("model.log");
-        let mut child = command
+        let log = run.logs().join(format!("{name}.log"));
+        command
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
-            .spawn()
-            .context("cannot start the model server")?;
+            .stderr(File::create(&log)?);
+        let mut child = spawn_bound(command).context("cannot start the model server")?;
         match listening(&mut child) {
             Ok(address) => Ok(Self {
                 child,
                 address,
-                folder,
+                log,
+                _data: data,
             }),
             Err(e) => {
                 end(&mut child);
-                let words = fs::read_to_string(&log)?;
-                Err(e.context(format!("the model server did not start:\n{words}")))
+                let words = tail(&log, 12)?;
+                let log = log.display();
+                Err(e.context(format!(
+                    "the model server did not start; the end of {log}:\n{words}"
+                )))
             }
         }
     }
@@ -118,8 +128,13 @@ impl ModelServer {
     }
 
     /// What the server wrote about itself.
-    pub fn log(&self) -> PathBuf {
-        self.folder.path().join("model.log")
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    pub fn pid(&self) -> i32 {
+        // Linux has no pid above 2^22.
+        self.child.id().cast_signed()
     }
 
     /// The value of one of llama.cpp's own metrics, e.g. `tokens_predicted_total`.

@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use crate::packages::{self, Package};
+use crate::process::spawn_bound;
 
-const PYTHON: &[Package] = &[Package {
+pub(crate) const PYTHON: &[Package] = &[Package {
     name: "python3-venv",
     file: "/usr/share/doc/python3-venv",
 }];
@@ -39,12 +40,17 @@ pub(crate) fn environment(name: &str, requirements: &str, what: &str) -> Result<
 /// Without dependencies: the requirements name all that is needed.
 fn install(folder: &Path, requirements: &str, what: &str) -> Result<()> {
     crate::progress::line(format_args!("installing {what} into {}", folder.display()));
-    if run(Command::new("python3").args(["-m", "ensurepip", "--version"])).is_err() {
+    let python = |args: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(args);
+        command
+    };
+    if run(python(&["-m", "ensurepip", "--version"])).is_err() {
         packages::ensure_blocking(PYTHON)?;
     }
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(folder))?;
+    let mut venv = python(&["-m", "venv", "--clear"]);
+    venv.arg(folder);
+    run(venv)?;
     let file = folder.join("requirements.txt");
     fs::write(&file, requirements)?;
     let mut pip = Command::new(folder.join("bin/python"));
@@ -57,16 +63,21 @@ fn install(folder: &Path, requirements: &str, what: &str) -> Result<()> {
         "--require-hashes",
         "--requirement",
     ]);
-    run(pip.arg(&file))
+    pip.arg(&file);
+    run(pip)
 }
 
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
+fn run(mut command: Command) -> Result<()> {
+    let words = format!("{command:?}");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = spawn_bound(command).with_context(|| format!("cannot run {words}"))?;
+    let output = child.wait_with_output()?;
     if !output.status.success() {
-        let words = [output.stdout, output.stderr].concat();
-        bail!("{command:?}: {}", String::from_utf8_lossy(&words).trim());
+        let said = [output.stdout, output.stderr].concat();
+        bail!("{words}: {}", String::from_utf8_lossy(&said).trim());
     }
     Ok(())
 }
