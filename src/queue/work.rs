@@ -51,6 +51,9 @@ pub struct Taken {
     pub payload: String,
     /// Generation of the persona's configuration.
     pub generation: i64,
+    /// When a persona of that uid was registered, in ms of Redis' clock: with the generation it names
+    /// one configuration, also after the persona was deleted and made again.
+    pub since_ms: u64,
     /// Attempts that count, this one included: 1 at first.
     pub attempt: u32,
     /// Time to the task's deadline, for what it is worth while running.
@@ -404,5 +407,6 @@ pub(super) fn taken(mut reply: Reply) -> Result<Taken, QueueError> {
         stream: reply.flag()?,
         solo: reply.flag()?,
         pool: reply.text()?,
+        since_ms: reply.next()?,
     })
 }

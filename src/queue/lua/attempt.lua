@@ -42,7 +42,7 @@ local function begin(ns, t, c, w, clock, now)
   w.leases[#w.leases + 1] = t.id
   w.tasks[#w.tasks + 1] = t.id
   return { t.id, c.id, fence, t.payload, p.generation, t.attempts + 1, t.deadline - now,
-    now - t.enqueued_at, t.stream, t.solo and 1 or 0, p.pool }, clock
+    now - t.enqueued_at, t.stream, t.solo and 1 or 0, p.pool, p.since }, clock
 end
 
 -- Writes down what `begin` gave a worker.
