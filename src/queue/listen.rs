@@ -192,6 +192,8 @@ pub enum ControlMessage {
         /// Id of the task.
         task: String,
     },
+    /// Draining was switched on or off (renew tells which).
+    Drain,
     /// The connection was lost and is back: messages may be missing (renew tells what is lost).
     Gap,
 }
@@ -203,8 +205,10 @@ impl Control {
             let Some(message) = self.0.next().await else {
                 return ControlMessage::Gap;
             };
-            if let Ok(task) = message.get_payload() {
-                return ControlMessage::Cancel { task };
+            match message.get_payload::<String>() {
+                Ok(task) if task.is_empty() => return ControlMessage::Drain,
+                Ok(task) => return ControlMessage::Cancel { task },
+                Err(error) => tracing::warn!(%error, "a control message is not understood"),
             }
         }
     }
