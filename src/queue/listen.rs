@@ -167,16 +167,15 @@ impl Subscription {
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
                     tracing::debug!(%error, failures = self.failures, "subscription is not back yet");
-                    sleep(pause(self.failures)).await;
+                    sleep(pause(BACKOFF, self.failures)).await;
                 }
             }
         }
     }
 }
 
-/// Doubles from the first bound to the second, with jitter.
-fn pause(failures: u32) -> Duration {
-    let (least, most) = BACKOFF;
+/// Pause after that many failures: doubles from the first bound to the second, with jitter.
+pub(crate) fn pause((least, most): (Duration, Duration), failures: u32) -> Duration {
     let longest = least.saturating_mul(1 << failures.min(10)).min(most);
     longest.mul_f64(rand::random_range(0.5..1.0))
 }

@@ -1,5 +1,7 @@
 //! The worker and its providers: against servers that misbehave, a real language model, a real Redis.
 
+mod answers;
 mod faults;
+mod fixture;
 mod model;
 mod upstream;

@@ -25,6 +25,8 @@ pub enum Step {
     Send(String),
     /// Sends the bytes again and again, with a pause between.
     Drip(&'static str, Duration),
+    /// Sends nothing for a while.
+    Pause(Duration),
     /// Sends nothing more, until the client closes.
     Hang,
 }
@@ -167,6 +169,10 @@ async fn play(stream: &mut TcpStream, steps: &[Step]) -> bool {
                         tokio::time::sleep(*pause).await;
                     }
                     false
+                }
+                Step::Pause(time) => {
+                    tokio::time::sleep(*time).await;
+                    true
                 }
                 Step::Hang => std::future::pending().await,
             }
