@@ -38,8 +38,9 @@ impl Answer {
         let call = self.tool_calls.entry(index).or_default();
         for (field, value) in delta {
             match (field.as_str(), value) {
-                ("index", _) | (_, Value::Null) => {}
                 ("function", Value::Object(part)) => append_function(call, part),
+                // What is no function is none.
+                ("index" | "function", _) | (_, Value::Null) => {}
                 (_, value) => {
                     call.insert(field, value);
                 }

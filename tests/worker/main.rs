@@ -3,5 +3,7 @@
 mod answers;
 mod faults;
 mod fixture;
+mod life;
 mod model;
+mod retries;
 mod upstream;
