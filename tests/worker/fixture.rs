@@ -10,7 +10,7 @@ use persona_operator::queue::routing::{Route, RouteAnswer, Target};
 use persona_operator::queue::stats::{PoolStats, WorkerStats};
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer, TaskOutput, TaskState};
 use persona_operator::queue::task::Outcome;
-use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
+use persona_operator::queue::{NamespaceQueue, Queue, QueueError, QueueOptions};
 use persona_operator::worker::{Ended, Error, Options, Recycles, Worker};
 use serde_json::{Value, json};
 use testbed::Redis;
@@ -134,13 +134,25 @@ impl Fixture {
         let payload = payload.to_string();
         let mut enqueue = Enqueue::new(persona, &task, &payload);
         with(&mut enqueue);
-        let answer = self.queue.enqueue(&enqueue).await.expect("enqueues");
+        let answer = answered(async || self.queue.enqueue(&enqueue).await).await;
         assert!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
         task
     }
 
+    /// Puts a plain request in once more, as a gateway does after a loss of data.
+    pub async fn ask_again(&self, task: &str, persona: &str, stream: bool) {
+        let payload = request().to_string();
+        let enqueue = Enqueue {
+            stream,
+            resubmit: true,
+            ..Enqueue::new(persona, task, &payload)
+        };
+        let answer = self.queue.enqueue(&enqueue).await.expect("enqueues");
+        assert!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
+    }
+
     pub async fn output(&self, task: &str) -> Option<TaskOutput> {
-        self.queue.output(task, None).await.expect("reads")
+        answered(async || self.queue.output(task, None).await).await
     }
 
     /// Waits for the end of a task.
@@ -150,13 +162,6 @@ impl Fixture {
 
     pub async fn state(&self, task: &str) -> TaskState {
         self.output(task).await.expect("a task").state
-    }
-
-    pub async fn until_state(&self, task: &str, state: TaskState) {
-        eventually("the state", async || {
-            (self.state(task).await == state).then_some(())
-        })
-        .await;
     }
 
     /// The streamed text so far.
@@ -171,8 +176,9 @@ impl Fixture {
 
     pub async fn stats(&self) -> PoolStats {
         let pools = [(self.queue.clone(), POOL.to_owned())];
-        let stats = self.queue.queue().stats(&pools).await;
-        stats.expect("reads").remove(0)
+        answered(async || self.queue.queue().stats(&pools).await)
+            .await
+            .remove(0)
     }
 
     pub async fn worker_stats(&self, uid: &str) -> Option<WorkerStats> {
@@ -222,17 +228,23 @@ impl Fixture {
         self.worker_with(self.options(uid)).await
     }
 
-    pub async fn worker_with(&self, options: Options) -> Running {
-        let uid = options.pod_uid.clone();
+    /// A worker that may not be registered yet.
+    pub async fn unregistered(&self, options: Options) -> Running {
         let stop = CancellationToken::new();
         let worker = Worker::start(options, stop.clone()).await.expect("starts");
-        let running = Running { worker, stop };
+        Running { worker, stop }
+    }
+
+    pub async fn worker_with(&self, options: Options) -> Running {
+        let uid = options.pod_uid.clone();
+        let running = self.unregistered(options).await;
         self.until_worker(&uid, "registration", |_| true).await;
         running
     }
 }
 
 /// A worker in this process.
+#[must_use]
 pub struct Running {
     pub worker: Worker,
     pub stop: CancellationToken,
@@ -304,4 +316,13 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     };
     let found = tokio::time::timeout(PATIENCE, looking).await;
     found.unwrap_or_else(|_| panic!("not seen: {what}"))
+}
+
+/// The answer of a Redis that may have been away a moment ago.
+pub async fn answered<T>(mut call: impl AsyncFnMut() -> Result<T, QueueError>) -> T {
+    eventually("an answer of Redis", async || match call().await {
+        Err(QueueError::Unreachable(_)) => None,
+        other => Some(other.expect("accepted")),
+    })
+    .await
 }

@@ -5,5 +5,7 @@ mod faults;
 mod fixture;
 mod life;
 mod model;
+mod outage;
+mod process;
 mod retries;
 mod upstream;
