@@ -1,0 +1,19 @@
+//! The queue on a real Redis: each rule by itself, all verbs against a model, many clients at once.
+
+mod backoff;
+mod concurrency;
+mod drain;
+mod ending;
+mod fairness;
+mod fence;
+mod loss;
+mod memory;
+mod moving;
+mod order;
+mod output;
+mod registration;
+mod results;
+mod stats;
+mod stealing;
+mod support;
+mod waiting;
