@@ -14,6 +14,7 @@ mod order;
 mod output;
 mod registration;
 mod results;
+mod routing;
 mod stats;
 mod stealing;
 mod support;
