@@ -15,6 +15,7 @@ mod output;
 mod registration;
 mod results;
 mod routing;
+mod solo;
 mod stats;
 mod stealing;
 mod support;
