@@ -13,6 +13,7 @@ mod moving;
 mod order;
 mod output;
 mod registration;
+mod removal;
 mod results;
 mod routing;
 mod solo;

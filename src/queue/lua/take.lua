@@ -98,6 +98,9 @@ local function next_task(ns, c, w, now)
       if t.deadline <= now then
         call('ZREM', ns .. 'due', t.id)
         expire(ns, t)
+      elseif t.enqueued_at < c.p.since then
+        call('ZREM', ns .. 'due', t.id)
+        orphaned(ns, t)
       elseif t.solo and w.held > 0 then
         call('ZADD', queue, head[2], t.id)
         hold_for(ns, t, c, w, now)
