@@ -7,6 +7,7 @@ mod drain;
 mod ending;
 mod fairness;
 mod fence;
+mod install;
 mod loss;
 mod memory;
 mod moving;
