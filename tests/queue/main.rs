@@ -1,5 +1,6 @@
 //! The queue on a real Redis: each rule by itself, all verbs against a model, many clients at once.
 
+mod access;
 mod backoff;
 mod claim;
 mod concurrency;
