@@ -251,7 +251,8 @@ pub enum ResultMessage {
 }
 
 impl Queue {
-    /// Listens for results of tasks enqueued with this gateway id.
+    /// Listens for results of tasks enqueued with this gateway id. Some of another gateway may come
+    /// along: gateways share a few channels.
     ///
     /// # Errors
     /// When the first connection cannot be made.
