@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use redis::Value;
 use sha2::{Digest, Sha256};
 
-use super::keys::{Keys, namespaces};
+use super::keys::{Keys, gateway_patterns, namespaces};
 use super::{Queue, QueueError};
 
 /// What a tenant may call, on its own prefix only: the functions, waiting and listening, reading
@@ -152,9 +152,7 @@ impl Queue {
         rules.push(format!("~{prefix}:{{*}}:*"));
         rules.push(format!("%R~{}", namespaces(prefix)));
         rules.push(format!("&{prefix}:{{*}}:*"));
-        // Redis compares a pattern to listen to with the allowed ones by its letters, and the
-        // gateway's has its id in it. So it may listen to anything, but speak on its prefix only.
-        rules.push("(-@all +psubscribe +punsubscribe allchannels)".to_owned());
+        rules.extend(gateway_patterns(prefix).map(|pattern| format!("&{pattern}")));
         self.set_user(&gateway_user(prefix), rules).await
     }
 
