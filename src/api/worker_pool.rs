@@ -221,6 +221,19 @@ pub struct Gpu {
     pub node_affinity: Option<NodeAffinity>,
 }
 
+impl Default for Gpu {
+    fn default() -> Self {
+        Self {
+            count: one(),
+            memory: None,
+            products: Vec::new(),
+            resource_name: default_gpu_resource(),
+            device_class_name: None,
+            node_affinity: None,
+        }
+    }
+}
+
 fn default_gpu_resource() -> String {
     "nvidia.com/gpu".to_owned()
 }

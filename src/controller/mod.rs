@@ -1,24 +1,242 @@
 //! Kubernetes: one folder a kind, each observe (I/O) -> plan (pure) -> apply (I/O) -> status.
+//!
+//! - [`topology`] a namespace's phase and the pools it takes; never touches a Persona
+//! - [`persona`] a persona's pool, its route in the queue, its status
+//! - [`pool`] the pods of a WorkerPool
+//!
+//! What they share: [`watch`] keeps [`context::Stores`] and rings [`bells`]; [`drive`] visits what was
+//! rung for; [`observer`] reads the queue's numbers; [`contact`] keeps the queue in order; [`leader`]
+//! sees to it that one process writes.
 
+mod access;
+mod assignment;
+mod bells;
+mod contact;
+mod context;
+mod drive;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod latest;
+mod leader;
+mod metrics;
+mod observer;
 mod options;
+mod persona;
+mod pods;
+mod pool;
+mod routes;
+mod status;
+mod topology;
+mod watch;
+mod words;
 
-pub use options::Options;
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector;
+use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// What ends the controller.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Logs, metrics or health cannot be set up.
-    #[error(transparent)]
-    Telemetry(#[from] crate::telemetry::Error),
-}
+use self::context::Context;
+pub use self::error::Error;
+pub use self::options::Options;
+use crate::api::names::MANAGER;
+use crate::queue::access::MasterKey;
+use crate::queue::{Queue, QueueOptions};
+use crate::telemetry::{self, Health};
+
+/// How long reconcilers may finish what they are at when the process ends.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// Runs the controller until `stop` is cancelled or leadership is lost.
+///
+/// # Errors
+/// What keeps it from starting, or that another process leads now.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
-    let health = crate::telemetry::Health::default();
-    let registry = crate::telemetry::registry()?;
-    let _server = crate::telemetry::serve(options.listen, registry, health).await?;
-    stop.cancelled().await;
-    Ok(())
+    let health = Health::default();
+    let registry = telemetry::registry()?;
+    let metrics = metrics::Metrics::register(&registry).map_err(telemetry::Error::from)?;
+    let busy = Arc::new(AtomicBool::new(false));
+    let is_busy = busy.clone();
+    // Who stands by is as ready as it can be.
+    health.ready("objects", move || {
+        if is_busy.load(Ordering::Relaxed) {
+            Err("not all are known yet".to_owned())
+        } else {
+            Ok(())
+        }
+    });
+    let _server = telemetry::serve(options.listen, registry, health.clone()).await?;
+    let master = read_master_key(&options)?;
+    let queue = Queue::connect(queue_options(&options)?)?;
+    let client = Client::try_default().await?;
+    let cluster_id = match &options.cluster_id {
+        Some(id) => id.clone(),
+        None => cluster_id(&client).await?,
+    };
+    let mut election = leader::Election::new(client.clone(), &options);
+    if !election.acquire(&stop).await {
+        return Ok(());
+    }
+    metrics.leader.set(1);
+    busy.store(true, Ordering::Relaxed);
+    let (bells, visits) = bells::Bells::new();
+    let (observer, looks) = observer::Observer::new();
+    let (stores, writers) = stores();
+    let reporter = Reporter {
+        controller: MANAGER.to_owned(),
+        instance: Some(options.pod_name.clone()),
+    };
+    let cx = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        queue,
+        cluster_id,
+        stores,
+        pods: pods::Pods::default(),
+        observer,
+        bells,
+        contact: contact::Contact::default(),
+        access: access::Access::new(master),
+        routes: routes::Routes::default(),
+        pool_memory: std::sync::Mutex::default(),
+        topology_memory: std::sync::Mutex::default(),
+        metrics,
+        health,
+        options,
+    });
+    let working = stop.child_token();
+    let work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
+    let ended = election.keep(&stop).await;
+    working.cancel();
+    match ended {
+        Ok(()) => {
+            match timeout(FINISH, work).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the reconcilers broke"),
+                Err(_) => tracing::warn!("the reconcilers did not finish in time"),
+            }
+            election.release().await;
+            Ok(())
+        }
+        Err(lost) => {
+            // Nothing may be written from here on.
+            work.abort();
+            Err(lost.into())
+        }
+    }
+}
+
+async fn work(
+    cx: Arc<Context>,
+    visits: bells::Visits,
+    looks: tokio::sync::mpsc::Receiver<observer::PoolKey>,
+    writers: watch::Writers,
+    busy: Arc<AtomicBool>,
+    stop: CancellationToken,
+) {
+    let mut watches = JoinSet::new();
+    watch::start(&cx, writers, &mut watches);
+    watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
+    watches.spawn(contact::run(cx.clone(), stop.clone()));
+    while !cx.stores.synced() && !stop.is_cancelled() {
+        tokio::select! {
+            () = cx.pods.wait_until_synced() => tokio::time::sleep(Duration::from_millis(10)).await,
+            () = stop.cancelled() => {}
+        }
+    }
+    busy.store(false, Ordering::Relaxed);
+    let stores = &cx.stores;
+    futures::join!(
+        drive::drive(
+            "PersonaTopology",
+            stores.topologies.clone(),
+            visits.topologies,
+            topology::reconcile,
+            cx.clone(),
+            stop.clone()
+        ),
+        drive::drive(
+            "WorkerPool",
+            stores.pools.clone(),
+            visits.pools,
+            pool::reconcile,
+            cx.clone(),
+            stop.clone()
+        ),
+        drive::drive(
+            "Persona",
+            stores.personas.clone(),
+            visits.personas,
+            persona::reconcile,
+            cx.clone(),
+            stop.clone()
+        ),
+    );
+}
+
+fn stores() -> (context::Stores, watch::Writers) {
+    let (personas, write_personas) = reflector::store();
+    let (pools, write_pools) = reflector::store();
+    let (topologies, write_topologies) = reflector::store();
+    let stores = context::Stores {
+        personas,
+        pools,
+        topologies,
+        written_personas: latest::Latest::default(),
+        written_pools: latest::Latest::default(),
+        written_topologies: latest::Latest::default(),
+        synced: AtomicBool::new(false),
+    };
+    let writers = watch::Writers {
+        personas: write_personas,
+        pools: write_pools,
+        topologies: write_topologies,
+    };
+    (stores, writers)
+}
+
+fn read_master_key(options: &Options) -> Result<MasterKey, Error> {
+    let file = &options.master_key_file;
+    let key = fs::read(file).map_err(|source| Error::File {
+        what: "the master key",
+        variable: "PERSONA_MASTER_KEY_FILE",
+        file: file.clone(),
+        source,
+    })?;
+    Ok(MasterKey::new(key))
+}
+
+fn queue_options(options: &Options) -> Result<QueueOptions, Error> {
+    let password = match &options.queue_admin_password_file {
+        Some(file) => {
+            let text = fs::read_to_string(file).map_err(|source| Error::File {
+                what: "the queue's password",
+                variable: "PERSONA_QUEUE_ADMIN_PASSWORD_FILE",
+                file: file.clone(),
+                source,
+            })?;
+            Some(text.trim().to_owned())
+        }
+        None => None,
+    };
+    Ok(QueueOptions {
+        prefix: options.queue_prefix.clone(),
+        password,
+        ..QueueOptions::new(options.queue_url.as_str())
+    })
+}
+
+/// The uid of kube-system: nothing else tells one cluster from another.
+async fn cluster_id(client: &Client) -> Result<String, Error> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let system = namespaces.get("kube-system").await?;
+    Ok(system.uid().unwrap_or_default())
 }

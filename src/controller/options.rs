@@ -19,6 +19,9 @@ pub struct Options {
     /// First part of every key in Redis; one a cluster.
     #[arg(long, env = "PERSONA_QUEUE_PREFIX", default_value = "persona")]
     pub queue_prefix: String,
+    /// What claims the queue prefix. Default: the uid of namespace kube-system.
+    #[arg(long, env = "PERSONA_CLUSTER_ID")]
+    pub cluster_id: Option<String>,
     /// File with the key that every namespace's queue password is derived from.
     #[arg(long, env = "PERSONA_MASTER_KEY_FILE")]
     pub master_key_file: PathBuf,

@@ -260,6 +260,16 @@ impl NamespaceQueue {
         Ok(())
     }
 
+    /// The namespace's epoch, if one is set.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn epoch(&self) -> Result<Option<String>, QueueError> {
+        Ok(Cmd::get(self.keys.epoch())
+            .query_async(&mut self.queue.manager())
+            .await?)
+    }
+
     /// Names of the registered personas.
     ///
     /// # Errors

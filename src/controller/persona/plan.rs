@@ -1,7 +1,6 @@
 //! From what was observed to the one call that sets a persona's route. Pure.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::is_paused;
 use crate::api::condition::{self, READY};
@@ -11,11 +10,6 @@ use crate::controller::routes::Published;
 use crate::placement::Unplaced;
 use crate::queue::stats::PersonaStats;
 use crate::topology::{self, Home};
-
-/// When to look again at what no watch tells.
-const LATER: Duration = Duration::from_secs(10);
-/// When to look again at a pool that others should change any moment.
-const SOON: Duration = Duration::from_secs(2);
 
 /// What the topology has decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +58,10 @@ impl PoolView<'_> {
         self.pool.metadata.deletion_timestamp.is_some()
     }
 
-    /// It wants no worker and has none: it makes one when a request comes.
+    /// It needs no worker and has none: it makes one when a request comes.
     fn is_asleep(&self) -> bool {
-        let status = self.pool.status.as_ref();
-        self.pool.spec.replicas != Some(0)
-            && status.is_some_and(|s| s.desired_replicas == 0 && s.ready_replicas == 0)
+        let workers = self.pool.status.as_ref().map_or(0, |s| s.ready_replicas);
+        workers == 0 && self.is_ready() && self.pool.spec.replicas != Some(0)
     }
 
     fn is_ready(&self) -> bool {
@@ -203,8 +196,6 @@ pub struct Plan {
     pub epoch: u64,
     /// What keeps it from where it belongs, or from being served there.
     pub wait: Option<Wait>,
-    /// When to plan again, though nothing else changes.
-    pub again_in: Duration,
 }
 
 /// Plans: into the pool it belongs to as soon as that is ready and somebody there can serve it; until
@@ -217,7 +208,6 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         keeps: false,
         epoch,
         wait: None,
-        again_in: LATER,
     };
     if is_paused(persona) || persona.metadata.deletion_timestamp.is_some() {
         plan.keeps = true;
@@ -252,9 +242,6 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
             Intent::Stay
         }
     };
-    if matches!(plan.wait, Some(Wait::Credential { .. } | Wait::Pool { .. })) {
-        plan.again_in = SOON;
-    }
     plan.keeps = intent == Intent::Stay && keeps_what_it_has(observed, home.as_ref(), &lane);
     if let (Intent::Stay, Some(pool)) = (&intent, lost_place(observed, home.as_ref(), &lane)) {
         intent = Intent::Enter(pool);
@@ -268,8 +255,10 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
 /// The pool that served it before the queue lost its data: there it waits for the one it belongs to.
 fn lost_place(observed: &Observed<'_>, home: Option<&Home>, lane: &str) -> Option<String> {
     let present = observed.present.filter(|_| known(observed).is_none())?;
-    let may = !matches!(home, Some(Home::Unplaced(_))) && present.serves(lane);
-    may.then(|| present.name().to_owned())
+    let status = observed.persona.status.as_ref();
+    let was_there = status.and_then(|s| s.pool.as_deref()) == Some(present.name());
+    let placed = !matches!(home, Some(Home::Unplaced(_)));
+    (was_there && placed && present.serves(lane)).then(|| present.name().to_owned())
 }
 
 /// What the queue has of this very persona.

@@ -65,16 +65,6 @@ pub fn status(
     }
 }
 
-/// Whether the statuses differ in more than live numbers.
-pub fn differs(before: &PersonaStatus, after: &PersonaStatus) -> bool {
-    let quiet = |status: &PersonaStatus| PersonaStatus {
-        queued: 0,
-        running: 0,
-        ..status.clone()
-    };
-    quiet(before) != quiet(after)
-}
-
 struct Standing<'a> {
     observed: &'a Observed<'a>,
     plan: &'a Plan,

@@ -40,6 +40,8 @@ pub struct Plan {
     pub retire: Vec<Retired>,
     /// What people are told.
     pub news: Vec<News>,
+    /// Personas that have still to move to their pool.
+    pub moving: i32,
     /// When to plan again, though nothing else changes.
     pub again_at: Option<Timestamp>,
 }
@@ -92,6 +94,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         apply: changes.apply,
         retire: changes.retire,
         news,
+        moving: census.away,
         again_at: decision.again_at,
     }
 }
@@ -105,6 +108,7 @@ fn paused(now: Timestamp, mut status: PersonaTopologyStatus) -> Plan {
         apply: Vec::new(),
         retire: Vec::new(),
         news: Vec::new(),
+        moving: 0,
         again_at: None,
     }
 }

@@ -89,7 +89,9 @@ pub fn changes(
 }
 
 impl Changes {
-    fn apply_where_different(&mut self, wanted: WorkerPool, found: Option<&WorkerPool>) {
+    fn apply_where_different(&mut self, mut wanted: WorkerPool, found: Option<&WorkerPool>) {
+        // Another pool of that name is not meant.
+        wanted.metadata.uid = found.and_then(|pool| pool.metadata.uid.clone());
         let differs = match found {
             None => true,
             Some(pool) if is_paused(pool) || pool.metadata.deletion_timestamp.is_some() => false,

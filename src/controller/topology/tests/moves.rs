@@ -116,14 +116,14 @@ fn a_pool_that_never_gets_ready_holds_back_only_its_own() {
     for name in world.personas.keys().filter(|name| *name != "p50") {
         let held = world.personas[name].spec.type_ == "T2";
         assert_eq!(world.pool_of(name) == Some(&generic), held, "{name}");
-        let expected = if held {
-            "True/Moving"
-        } else {
-            "True/Serving"
-        };
+        let expected = if held { "True/Moving" } else { "True/Serving" };
         assert_eq!(persona(&world, name), expected, "{name}");
     }
-    assert_eq!(persona(&world, "p50"), "False/WaitingForPool", "never served");
+    assert_eq!(
+        persona(&world, "p50"),
+        "False/WaitingForPool",
+        "never served"
+    );
     assert!(world.pools.contains_key(&generic));
     assert_eq!(topology(&world, READY), "False/PoolsNotReady");
     assert_eq!(topology(&world, STABLE), "False/Moving");

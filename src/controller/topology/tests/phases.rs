@@ -190,14 +190,14 @@ fn an_epoch_that_the_queue_has_seen_is_overtaken() {
     let mut world = world();
     world.set_number(2);
     world.settle();
-    let observed = super::super::Observed {
+    let observed = super::super::plan::Observed {
         topology: &world.topology,
         personas: &[],
         pools: &[],
         seen_epoch: Some(9_000_000_000),
         refusals: &world.refusals,
     };
-    let plan = super::super::plan(world.now, &observed);
+    let plan = super::super::plan::plan(world.now, &observed);
     assert_eq!(plan.status.epoch, 9_000_000_001);
 }
 

@@ -1,0 +1,331 @@
+//! The latest numbers of all pools: one reader for all reconcilers.
+//!
+//! It looks when the queue rings, every 250 ms at pools where something goes on, and every 5 s at all;
+//! a reconciler is woken only by numbers that differ.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Context;
+use crate::queue::listen::Ring;
+use crate::queue::stats::PoolStats;
+use crate::queue::{Queue, QueueError};
+
+/// Time between two looks at pools where something goes on.
+const ACTIVE: Duration = Duration::from_millis(250);
+/// Time between two looks at all pools.
+const IDLE: Duration = Duration::from_secs(5);
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Numbers older than this are no numbers.
+const STALE: Duration = Duration::from_secs(12);
+/// Rings that wait for a look.
+const ROOM: usize = 1024;
+
+/// Namespace and name.
+pub type PoolKey = (String, String);
+
+/// What was last read of a pool.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The numbers.
+    pub stats: Arc<PoolStats>,
+    at: Instant,
+}
+
+/// The latest readings.
+pub struct Observer {
+    readings: Mutex<HashMap<PoolKey, Reading>>,
+    failure: Mutex<Option<String>>,
+    requests: mpsc::Sender<PoolKey>,
+}
+
+impl Observer {
+    /// The observer, and the looks that were asked of it.
+    pub fn new() -> (Self, mpsc::Receiver<PoolKey>) {
+        let (requests, looks) = mpsc::channel(ROOM);
+        let observer = Self {
+            readings: Mutex::default(),
+            failure: Mutex::default(),
+            requests,
+        };
+        (observer, looks)
+    }
+
+    /// The pool's numbers, or why there are none that count.
+    ///
+    /// # Errors
+    /// A few words for a condition's message.
+    pub fn stats(&self, namespace: &str, pool: &str) -> Result<Arc<PoolStats>, String> {
+        let readings = lock(&self.readings);
+        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
+        match reading {
+            Some(reading) if reading.at.elapsed() < STALE => Ok(reading.stats.clone()),
+            _ => Err(lock(&self.failure)
+                .clone()
+                .unwrap_or_else(|| "not read yet".to_owned())),
+        }
+    }
+
+    /// Asks for a look at a pool now; what differs wakes its reconciler. A look that is missed under
+    /// load is made up for by the next tick.
+    pub fn look(&self, namespace: &str, pool: &str) {
+        let key = (namespace.to_owned(), pool.to_owned());
+        if self.requests.try_send(key).is_err() {
+            tracing::debug!(namespace, pool, "the observer is busy; the next tick looks");
+        }
+    }
+
+    /// The pool is gone.
+    pub fn forget(&self, namespace: &str, pool: &str) {
+        lock(&self.readings).remove(&(namespace.to_owned(), pool.to_owned()));
+    }
+
+    fn note(&self, stats: Vec<PoolStats>) -> Vec<Difference> {
+        *lock(&self.failure) = None;
+        let mut readings = lock(&self.readings);
+        let mut differences = Vec::new();
+        for stats in stats {
+            let key = (stats.namespace.clone(), stats.pool.clone());
+            let before = readings.get(&key).map(|reading| reading.stats.clone());
+            if let Some(difference) = difference(before.as_deref(), &stats) {
+                differences.push(difference);
+            }
+            let stats = Arc::new(stats);
+            readings.insert(
+                key,
+                Reading {
+                    stats,
+                    at: Instant::now(),
+                },
+            );
+        }
+        differences
+    }
+
+    fn is_active(&self, key: &PoolKey) -> bool {
+        lock(&self.readings)
+            .get(key)
+            .is_none_or(|reading| active(&reading.stats))
+    }
+}
+
+/// What changed between two readings.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    pool: PoolKey,
+    /// Also for the personas: another lane is served, or none any more.
+    lanes: bool,
+    /// The queue has lost what it knew of the pool or the namespace.
+    lost: bool,
+}
+
+fn difference(before: Option<&PoolStats>, now: &PoolStats) -> Option<Difference> {
+    let lanes = before.map(served) != Some(served(now));
+    let lost = !now.open || now.epoch.is_none();
+    (lanes || lost || before.is_none_or(|before| numbers(before) != numbers(now))).then(|| {
+        Difference {
+            pool: (now.namespace.clone(), now.pool.clone()),
+            lanes,
+            lost,
+        }
+    })
+}
+
+/// Lanes of the workers that take tasks.
+pub fn served(stats: &PoolStats) -> BTreeSet<&str> {
+    let workers = stats.workers.iter().filter(|worker| !worker.draining);
+    workers
+        .flat_map(|worker| worker.lanes.iter().map(String::as_str))
+        .collect()
+}
+
+/// What a reconciler decides on; neither clocks nor counters.
+fn numbers(stats: &PoolStats) -> impl PartialEq + '_ {
+    let workers: Vec<_> = stats
+        .workers
+        .iter()
+        .map(|w| (w.uid.as_str(), w.running, w.draining, w.drained))
+        .collect();
+    (
+        stats.open,
+        stats.epoch.as_deref(),
+        stats.demand,
+        stats.queued,
+        stats.running,
+        stats.members,
+        workers,
+    )
+}
+
+fn active(stats: &PoolStats) -> bool {
+    stats.demand > 0
+        || stats.queued > 0
+        || stats.running > 0
+        || !stats.open
+        || stats.workers.iter().any(|w| w.draining || w.running > 0)
+}
+
+/// Reads until `stop`.
+pub async fn run(cx: Arc<Context>, mut looks: mpsc::Receiver<PoolKey>, stop: CancellationToken) {
+    let rings = tokio::spawn(listen(cx.clone()));
+    let mut active = interval(ACTIVE);
+    let mut idle = interval(IDLE);
+    for tick in [&mut active, &mut idle] {
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
+    let mut some = Vec::new();
+    loop {
+        let wanted = tokio::select! {
+            () = stop.cancelled() => break,
+            count = looks.recv_many(&mut some, ROOM) => {
+                if count == 0 {
+                    break;
+                }
+                some.drain(..).collect()
+            }
+            _ = idle.tick() => known_pools(&cx),
+            _ = active.tick() => {
+                let mut pools = known_pools(&cx);
+                pools.retain(|key| cx.observer.is_active(key));
+                pools
+            }
+        };
+        look(&cx, wanted).await;
+    }
+    rings.abort();
+}
+
+/// Hands on the queue's rings.
+async fn listen(cx: Arc<Context>) {
+    let mut doorbell = loop {
+        match cx.queue.doorbell().await {
+            Ok(doorbell) => break doorbell,
+            // The upkeep of the queue says what is wrong with it.
+            Err(error) => tracing::debug!(%error, "the doorbell cannot be heard yet"),
+        }
+        tokio::time::sleep(ACTIVE.mul_f64(rand::random_range(1.0..4.0))).await;
+    };
+    loop {
+        match doorbell.next().await {
+            Ring::Pool { namespace, pool } => cx.observer.look(&namespace, &pool),
+            Ring::Gap => {
+                for (namespace, pool) in known_pools(&cx) {
+                    cx.observer.look(&namespace, &pool);
+                }
+            }
+        }
+    }
+}
+
+fn known_pools(cx: &Context) -> BTreeSet<PoolKey> {
+    let pools = cx.stores.pools.state();
+    pools
+        .iter()
+        .filter_map(|pool| {
+            Some((
+                pool.metadata.namespace.clone()?,
+                pool.metadata.name.clone()?,
+            ))
+        })
+        .collect()
+}
+
+async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
+    if pools.is_empty() {
+        return;
+    }
+    let read = timeout(PATIENCE, read(&cx.queue, &pools)).await;
+    let error = match read {
+        Ok(Ok(stats)) => {
+            for Difference { pool, lanes, lost } in cx.observer.note(stats) {
+                let (namespace, name) = pool;
+                if lost {
+                    cx.routes.check(&namespace);
+                    cx.contact.suspect();
+                }
+                if lanes {
+                    cx.wake_personas_of(&namespace, &name).await;
+                }
+                cx.bells.pool(&namespace, &name).await;
+            }
+            return;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the queue does not answer".to_owned(),
+    };
+    let news = lock(&cx.observer.failure).replace(error.clone()).is_none();
+    if news {
+        tracing::warn!(error, "pools cannot be read, nothing shrinks");
+        for (namespace, pool) in known_pools(cx) {
+            cx.bells.pool(&namespace, &pool).await;
+        }
+    }
+    cx.contact.suspect();
+}
+
+async fn read(queue: &Queue, pools: &BTreeSet<PoolKey>) -> Result<Vec<PoolStats>, QueueError> {
+    let pools = pools
+        .iter()
+        .map(|(namespace, pool)| Ok((queue.namespace(namespace)?, pool.clone())))
+        .collect::<Result<Vec<_>, QueueError>>()?;
+    queue.stats(&pools).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::stats::WorkerStats;
+
+    fn stats() -> PoolStats {
+        PoolStats {
+            namespace: "n".into(),
+            pool: "p".into(),
+            open: true,
+            epoch: Some("e".into()),
+            workers: vec![WorkerStats {
+                uid: "a".into(),
+                lanes: vec!["-".into()],
+                ..WorkerStats::default()
+            }],
+            ..PoolStats::default()
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_alone_wakes_nobody() {
+        let mut later = stats();
+        later.at_ms = 5000;
+        later.workers[0].heartbeat_at_ms = 5000;
+        assert_eq!(difference(Some(&stats()), &later), None);
+    }
+
+    #[test]
+    fn a_lane_that_appears_concerns_the_personas_too() {
+        let mut later = stats();
+        later.workers[0].lanes.push("openai/key".into());
+        let difference = difference(Some(&stats()), &later).expect("a difference");
+        assert!(difference.lanes && !difference.lost);
+    }
+
+    #[test]
+    fn a_flushed_queue_is_noticed_again_and_again() {
+        let empty = PoolStats {
+            open: false,
+            epoch: None,
+            workers: Vec::new(),
+            ..stats()
+        };
+        assert!(difference(Some(&stats()), &empty).expect("one").lost);
+        assert!(difference(Some(&empty), &empty).expect("one").lost);
+    }
+}

@@ -1,0 +1,347 @@
+//! The worker pods: what the watch has shown, and what this process wrote since.
+//!
+//! A pool decides on this index and never on a bare cache: the answer to each create and delete goes
+//! in at once, so that no decision is made before the last one's effect is counted. An entry leaves by
+//! a watch's word only, so "gone" is never concluded from absence.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use kube::runtime::watcher::Event;
+use tokio::sync::watch;
+
+use super::latest::version;
+use crate::api::names::{LABEL_POOL, WORKER_CONTAINER};
+
+/// Uids of pods that are gone, so that a late answer does not bring one back.
+const REMEMBERED: usize = 4096;
+
+/// What a pod's change means for the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// Its worker process has ended; the pod is still there.
+    Ended {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Uid of the pod.
+        uid: String,
+    },
+    /// The pod is gone.
+    Gone {
+        /// Namespace of the pod.
+        namespace: String,
+        /// Uid of the pod.
+        uid: String,
+    },
+}
+
+/// What a watch event changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Pools whose pods changed, as namespace and name.
+    pub pools: Vec<(String, String)>,
+    /// Workers that were lost.
+    pub losses: Vec<Loss>,
+}
+
+/// All worker pods, by pool.
+#[derive(Default)]
+pub struct Pods {
+    index: Mutex<Index>,
+    synced: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Index {
+    /// Namespace and pool -> uid -> pod.
+    pools: HashMap<(String, String), HashMap<String, Arc<Pod>>>,
+    gone: std::collections::VecDeque<String>,
+    /// Uids listed since the watch began anew.
+    listed: Option<HashMap<String, Pod>>,
+    /// Uids written since then, which a list may miss.
+    written: Vec<String>,
+}
+
+impl Pods {
+    /// The pods of a pool.
+    pub fn of(&self, namespace: &str, pool: &str) -> Vec<Arc<Pod>> {
+        let index = self.lock();
+        let key = (namespace.to_owned(), pool.to_owned());
+        index
+            .pools
+            .get(&key)
+            .map(|pods| pods.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Waits until the pods have been listed once.
+    pub async fn wait_until_synced(&self) {
+        // The sender is ours, so it is there.
+        self.synced
+            .subscribe()
+            .wait_for(|synced| *synced)
+            .await
+            .ok();
+    }
+
+    /// The API server's answer to a create or delete of ours.
+    pub fn wrote(&self, pod: Pod) {
+        let mut index = self.lock();
+        if let Some(uid) = pod.uid() {
+            if index.listed.is_some() {
+                index.written.push(uid.clone());
+            }
+            if !index.gone.contains(&uid) {
+                index.put(pod);
+            }
+        }
+    }
+
+    /// What the watch says.
+    pub fn hear(&self, event: Event<Pod>) -> Change {
+        let mut index = self.lock();
+        let mut change = Change::default();
+        match event {
+            Event::Apply(pod) => index.apply(pod, &mut change),
+            Event::Delete(pod) => index.delete(&pod, &mut change),
+            Event::Init => {
+                index.listed = Some(HashMap::new());
+                index.written.clear();
+            }
+            Event::InitApply(pod) => {
+                if let (Some(uid), Some(listed)) = (pod.uid(), &mut index.listed) {
+                    listed.insert(uid, pod);
+                }
+            }
+            Event::InitDone => {
+                let listed = index.listed.take().unwrap_or_default();
+                let missing: Vec<Arc<Pod>> = index
+                    .pools
+                    .values()
+                    .flat_map(HashMap::values)
+                    .filter(|pod| {
+                        let uid = pod.uid().unwrap_or_default();
+                        !listed.contains_key(&uid) && !index.written.contains(&uid)
+                    })
+                    .cloned()
+                    .collect();
+                for pod in missing {
+                    index.delete(&pod, &mut change);
+                }
+                for pod in listed.into_values() {
+                    index.apply(pod, &mut change);
+                }
+                index.written.clear();
+                self.synced.send_replace(true);
+            }
+        }
+        change
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn apply(&mut self, pod: Pod, change: &mut Change) {
+        let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
+            return;
+        };
+        if self.gone.contains(&uid) {
+            return;
+        }
+        let before = self.pools.get(&key).and_then(|pods| pods.get(&uid));
+        let ended = worker_ended(&pod);
+        if ended && !before.is_some_and(|before| worker_ended(before)) {
+            change.losses.push(Loss::Ended {
+                namespace: key.0.clone(),
+                uid,
+            });
+        }
+        change.pools.push(key);
+        self.put(pod);
+    }
+
+    fn delete(&mut self, pod: &Pod, change: &mut Change) {
+        if let (Some(key), Some(uid)) = (key(pod), pod.uid()) {
+            change.losses.push(Loss::Gone {
+                namespace: key.0.clone(),
+                uid,
+            });
+            change.pools.push(key);
+        }
+        self.drop_pod(pod);
+    }
+
+    fn put(&mut self, mut pod: Pod) {
+        let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
+            return;
+        };
+        // Nobody asks for them, and they are half of a pod's size.
+        pod.metadata.managed_fields = None;
+        let pods = self.pools.entry(key).or_default();
+        match pods.get(&uid) {
+            Some(known) if version(&**known) > version(&pod) => {}
+            _ => {
+                pods.insert(uid, Arc::new(pod));
+            }
+        }
+    }
+
+    fn drop_pod(&mut self, pod: &Pod) {
+        let (Some(key), Some(uid)) = (key(pod), pod.uid()) else {
+            return;
+        };
+        if let Some(pods) = self.pools.get_mut(&key) {
+            pods.remove(&uid);
+            if pods.is_empty() {
+                self.pools.remove(&key);
+            }
+        }
+        self.gone.push_back(uid);
+        if self.gone.len() > REMEMBERED {
+            self.gone.pop_front();
+        }
+    }
+}
+
+fn key(pod: &Pod) -> Option<(String, String)> {
+    Some((pod.namespace()?, pod.labels().get(LABEL_POOL)?.clone()))
+}
+
+/// The status of the worker container.
+pub fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    statuses.iter().find(|s| s.name == WORKER_CONTAINER)
+}
+
+/// The worker process has ended and no other has begun in its place.
+fn worker_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    if matches!(phase, Some("Failed" | "Succeeded")) {
+        return true;
+    }
+    let Some(status) = worker_status(pod) else {
+        return false;
+    };
+    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    let began = status.restart_count > 0
+        || status
+            .state
+            .as_ref()
+            .is_some_and(|s| s.terminated.is_some());
+    began && !running
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(uid: &str, version: u32, status: serde_json::Value) -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": uid, "namespace": "n", "uid": uid,
+                "resourceVersion": version.to_string(), "labels": {LABEL_POOL: "p"},
+            },
+            "status": status,
+        }))
+        .expect("a pod")
+    }
+
+    fn fresh(uid: &str, version: u32) -> Pod {
+        pod(uid, version, serde_json::json!({"phase": "Running"}))
+    }
+
+    fn uids(pods: &Pods) -> Vec<String> {
+        let mut uids: Vec<_> = pods.of("n", "p").iter().filter_map(|p| p.uid()).collect();
+        uids.sort_unstable();
+        uids
+    }
+
+    fn list(pods: &Pods, listed: Vec<Pod>) -> Change {
+        pods.hear(Event::Init);
+        for pod in listed {
+            pods.hear(Event::InitApply(pod));
+        }
+        pods.hear(Event::InitDone)
+    }
+
+    #[test]
+    fn what_was_created_counts_before_the_watch_shows_it() {
+        let pods = Pods::default();
+        list(&pods, vec![]);
+        pods.wrote(fresh("a", 5));
+        assert_eq!(uids(&pods), ["a"]);
+        pods.hear(Event::Apply(fresh("a", 5)));
+        assert_eq!(uids(&pods), ["a"]);
+    }
+
+    #[test]
+    fn an_older_event_does_not_undo_what_was_written() {
+        let pods = Pods::default();
+        let mut deleting = fresh("a", 9);
+        deleting.metadata.deletion_timestamp = Some(
+            k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+        );
+        pods.wrote(deleting);
+        pods.hear(Event::Apply(fresh("a", 7)));
+        assert!(pods.of("n", "p")[0].metadata.deletion_timestamp.is_some());
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_does_not_come_back_by_a_late_answer() {
+        let pods = Pods::default();
+        pods.hear(Event::Apply(fresh("a", 5)));
+        let change = pods.hear(Event::Delete(fresh("a", 6)));
+        let gone = Loss::Gone {
+            namespace: "n".into(),
+            uid: "a".into(),
+        };
+        assert_eq!(change.losses, [gone]);
+        pods.wrote(fresh("a", 5));
+        assert!(uids(&pods).is_empty());
+    }
+
+    #[test]
+    fn a_new_list_ends_what_it_misses_but_not_what_was_written_meanwhile() {
+        let pods = Pods::default();
+        list(&pods, vec![fresh("a", 1), fresh("b", 2)]);
+        pods.hear(Event::Init);
+        pods.hear(Event::InitApply(fresh("a", 1)));
+        pods.wrote(fresh("c", 9));
+        let change = pods.hear(Event::InitDone);
+        assert_eq!(uids(&pods), ["a", "c"]);
+        assert_eq!(change.losses.len(), 1);
+    }
+
+    #[test]
+    fn an_ended_worker_is_reported_once() {
+        let pods = Pods::default();
+        let waiting = |state: serde_json::Value, restarts: u32| {
+            serde_json::json!({"phase": "Running", "containerStatuses": [{
+                "name": "worker", "ready": false, "restartCount": restarts, "image": "i", "imageID": "i",
+                "state": state,
+            }]})
+        };
+        let starting = waiting(
+            serde_json::json!({"waiting": {"reason": "ContainerCreating"}}),
+            0,
+        );
+        let change = pods.hear(Event::Apply(pod("a", 1, starting)));
+        assert!(change.losses.is_empty(), "it has not begun");
+        let ended = waiting(serde_json::json!({"terminated": {"exitCode": 137}}), 0);
+        assert_eq!(pods.hear(Event::Apply(pod("a", 2, ended))).losses.len(), 1);
+        let backoff = waiting(
+            serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+            1,
+        );
+        assert!(
+            pods.hear(Event::Apply(pod("a", 3, backoff)))
+                .losses
+                .is_empty()
+        );
+    }
+}

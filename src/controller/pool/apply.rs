@@ -1,0 +1,208 @@
+//! Does what a pool's plan says.
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
+
+use super::observe::Observed;
+use super::plan::{Memory, Plan, Removal, Why};
+use crate::controller::context::News;
+use crate::controller::{Context, Error};
+
+/// Requests to the API server under way at once, a pool.
+const PARALLEL: usize = 64;
+
+/// Carries the plan out. What the API server refuses is remembered and not an error of the visit: the
+/// status shows it and the next visit waits.
+///
+/// # Errors
+/// The queue gave no answer.
+pub async fn apply(
+    cx: &Context,
+    o: &Observed,
+    plan: &Plan,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    let namespace = o.pool.namespace().unwrap_or_default();
+    let queue = cx.queue.namespace(&namespace)?;
+    // Before the workers, so that they find an open pool and can log in.
+    if !plan.create.is_empty() {
+        cx.access.ensure(cx, &namespace).await?;
+    }
+    if let Ok(stats) = &o.stats
+        && !stats.open
+    {
+        queue.open(&o.pool.name_any()).await?;
+        cx.observer.look(&namespace, &o.pool.name_any());
+    }
+    for uid in &plan.undrain {
+        queue.drain(uid, false).await?;
+        memory.draining.remove(uid);
+    }
+    for uid in &plan.drain {
+        queue.drain(uid, true).await?;
+        memory.draining.entry(uid.clone()).or_insert(o.now);
+    }
+    if !plan.drain.is_empty() || !plan.undrain.is_empty() {
+        cx.observer.look(&namespace, &o.pool.name_any());
+    }
+    let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
+    create(cx, &pods, o, plan, memory).await;
+    delete(cx, &pods, o, &plan.delete).await;
+    Ok(())
+}
+
+async fn create(cx: &Context, pods: &Api<Pod>, o: &Observed, plan: &Plan, memory: &mut Memory) {
+    let params = PostParams::default();
+    let making = plan.create.clone().into_iter().map(|name| {
+        let (pod, params) = (o.template.named(&name), &params);
+        async move {
+            match pods.create(params, &pod).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    adopt(cx, pods, o, &name).await
+                }
+                Err(error) => Err(error),
+                Ok(made) => {
+                    cx.pods.wrote(made);
+                    Ok(())
+                }
+            }
+        }
+    });
+    let results: Vec<_> = stream::iter(making)
+        .buffer_unordered(PARALLEL)
+        .collect()
+        .await;
+    match results.into_iter().find_map(Result::err) {
+        None if plan.create.is_empty() => {}
+        None => memory.creation = super::plan::Backoff::default(),
+        Some(error) => {
+            let words = words(&error);
+            let news = memory.creation.failures == 0;
+            memory.creation.fail(Timestamp::now(), words.clone());
+            if news {
+                let note = format!("a worker's pod cannot be made: {words}");
+                let news = News::warning("CreateFailed", "CreatePod", note);
+                cx.tell(&*o.pool, news).await;
+            }
+        }
+    }
+}
+
+/// A pod of that name is there: ours, made by an answer we never got, or somebody else's.
+async fn adopt(cx: &Context, pods: &Api<Pod>, o: &Observed, name: &str) -> Result<(), kube::Error> {
+    let Some(found) = pods.get_opt(name).await? else {
+        return Ok(());
+    };
+    let owners = found.owner_references().iter();
+    let ours = owners
+        .clone()
+        .any(|owner| Some(&owner.uid) == o.pool.metadata.uid.as_ref());
+    if ours {
+        cx.pods.wrote(found);
+        return Ok(());
+    }
+    Err(kube::Error::Api(
+        kube::core::Status::failure(
+            &format!("pod {name} is there already and is not this pool's: delete or rename it"),
+            "AlreadyExists",
+        )
+        .with_code(409)
+        .boxed(),
+    ))
+}
+
+async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
+    let deleting = removals.to_vec().into_iter().map(|removal| async move {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(removal.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let result = pods.delete(&removal.name, &params).await;
+        (removal, result)
+    });
+    let results: Vec<_> = stream::iter(deleting)
+        .buffer_unordered(PARALLEL)
+        .collect()
+        .await;
+    for (removal, result) in results {
+        match result {
+            Ok(answer) => {
+                if let Some(going) = answer.left() {
+                    cx.pods.wrote(going);
+                }
+                if let Some(news) = news(&removal) {
+                    cx.tell(&*o.pool, news).await;
+                }
+            }
+            // Gone already; the watch says so in a moment.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => {
+                tracing::warn!(pod = removal.name, %error, "a pod cannot be deleted, trying again");
+            }
+        }
+    }
+}
+
+/// What a person would want to know of a deletion.
+fn news(removal: &Removal) -> Option<News> {
+    let name = &removal.name;
+    match removal.why {
+        Why::Drained | Why::NeverStarted => None,
+        Why::TimedOut => Some(News::warning(
+            "DrainTimedOut",
+            "DeletePod",
+            format!("{name} did not finish within drainTimeout and hands its requests back"),
+        )),
+        Why::Failed => Some(News::warning(
+            "WorkerFailed",
+            "DeletePod",
+            format!("{name} has failed and is replaced"),
+        )),
+    }
+}
+
+/// The server's own words.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Tells of a change of size.
+pub async fn tell_of_size(cx: &Context, o: &Observed, plan: &Plan) {
+    let from = o.pool.status.as_ref().map_or(0, |s| s.desired_replicas);
+    let to = i32::try_from(plan.decision.size).unwrap_or(i32::MAX);
+    let (direction, reason) = match to.cmp(&from) {
+        std::cmp::Ordering::Equal => return,
+        std::cmp::Ordering::Greater => ("up", "ScaledUp"),
+        std::cmp::Ordering::Less => ("down", "ScaledDown"),
+    };
+    let pool = o.pool.name_any();
+    let namespace = o.pool.meta().namespace.clone().unwrap_or_default();
+    cx.metrics
+        .scales
+        .with_label_values(&[
+            namespace.as_str(),
+            &pool,
+            direction,
+            plan.decision.cause.as_str(),
+        ])
+        .inc();
+    tracing::info!(
+        namespace,
+        pool,
+        from,
+        to,
+        reason = plan.decision.reason,
+        "size"
+    );
+    let note = format!("{from} -> {to}: {}", plan.decision.reason);
+    cx.tell(&*o.pool, News::normal(reason, "Scale", note)).await;
+}

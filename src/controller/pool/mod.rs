@@ -1,0 +1,181 @@
+//! WorkerPool: its pods, made and taken away so that no request is cut short.
+
+mod apply;
+mod gpu;
+mod observe;
+mod plan;
+mod status;
+mod template;
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use self::observe::Observed;
+pub use self::plan::Memory;
+use self::status::Counts;
+use super::context::{is_paused, now};
+use super::{Context, Error, metrics};
+use crate::api::condition::{READY, Verdict, merge};
+use crate::api::{WorkerPool, WorkerPoolStatus};
+
+/// Field manager of pools' statuses.
+const FIELD_MANAGER: &str = "persona-operator-pool";
+/// A visit at the latest after this, whatever was heard.
+const AT_LEAST: Duration = Duration::from_secs(300);
+
+/// One visit to a pool.
+pub fn reconcile(
+    pool: Arc<WorkerPool>,
+    cx: Arc<Context>,
+) -> BoxFuture<'static, Result<Action, Error>> {
+    Box::pin(async move {
+        let pool = cx.stores.written_pools.of(pool);
+        if pool.metadata.deletion_timestamp.is_some() {
+            return Ok(Action::await_change());
+        }
+        if is_paused(&*pool) {
+            return paused(&cx, &pool).await;
+        }
+        let key = (pool.namespace().unwrap_or_default(), pool.name_any());
+        let mut memory = take_memory(&cx, &key);
+        let result = visit(&cx, pool, &mut memory).await;
+        put_memory(&cx, key, memory);
+        result
+    })
+}
+
+async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Result<Action, Error> {
+    let observed = observe::observe(cx, pool, now());
+    let plan = plan::plan(&observed, memory);
+    let applied = apply::apply(cx, &observed, &plan, memory).await;
+    // What the plan's effects are is read anew: a created pod counts at once.
+    let seen = Observed {
+        pods: observe::observe(cx, observed.pool.clone(), observed.now).pods,
+        ..observed
+    };
+    measure(cx, &seen, &plan, &status::count(&seen, memory));
+    let written = write_status(cx, &seen, &plan, memory).await?;
+    applied?;
+    let times = [plan.again_at, written, memory.creation.until];
+    Ok(requeue(times.into_iter().flatten().min(), now()))
+}
+
+/// Writes the status if that is due; otherwise answers when it will be.
+async fn write_status(
+    cx: &Context,
+    o: &Observed,
+    plan: &plan::Plan,
+    memory: &mut Memory,
+) -> Result<Option<Timestamp>, Error> {
+    let status = status::status(o, plan, memory);
+    match status::due(o.pool.status.as_ref(), &status, memory.written, o.now) {
+        Err(again) => Ok(again),
+        Ok(()) => {
+            apply::tell_of_size(cx, o, plan).await;
+            write(cx, &o.pool, &status).await?;
+            memory.written = Some(o.now);
+            Ok(None)
+        }
+    }
+}
+
+async fn write(cx: &Context, pool: &WorkerPool, status: &WorkerPoolStatus) -> Result<(), Error> {
+    let latest = &cx.stores.written_pools;
+    match super::status::write(&cx.client, latest, FIELD_MANAGER, pool, status).await {
+        Err(error) if super::status::is_gone(&error) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+async fn paused(cx: &Context, pool: &WorkerPool) -> Result<Action, Error> {
+    let before = pool.status.clone().unwrap_or_default();
+    let verdict = Verdict::unknown(
+        READY,
+        "Paused",
+        "the annotation persona.dev/paused keeps the operator from touching this pool",
+    );
+    let status = WorkerPoolStatus {
+        conditions: merge(
+            &before.conditions,
+            &[verdict],
+            pool.metadata.generation,
+            now(),
+        ),
+        observed_generation: pool.metadata.generation,
+        ..before.clone()
+    };
+    if status != before {
+        write(cx, pool, &status).await?;
+    }
+    Ok(Action::await_change())
+}
+
+fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
+    let (namespace, pool) = (o.pool.namespace().unwrap_or_default(), o.pool.name_any());
+    let labels = [namespace.as_str(), pool.as_str()];
+    let m = &cx.metrics;
+    let set = |gauge: &prometheus::IntGaugeVec, value: u64| {
+        gauge
+            .with_label_values(&labels)
+            .set(i64::try_from(value).unwrap_or(i64::MAX));
+    };
+    if let Ok(stats) = &o.stats {
+        set(&m.queued, stats.queued);
+        set(&m.running, stats.running);
+        let wait = Duration::from_millis(stats.oldest_wait_ms).as_secs_f64();
+        m.oldest_wait.with_label_values(&labels).set(wait);
+    }
+    m.blind
+        .with_label_values(&[labels[0], labels[1], "queue"])
+        .set(i64::from(o.stats.is_err()));
+    set(&m.slots, counts.slots);
+    set(&m.desired, u64::from(plan.decision.size));
+    // Slots are counts: exact as floats.
+    #[allow(clippy::cast_precision_loss)]
+    let share = counts.busy_slots as f64 / counts.slots.max(1) as f64;
+    m.utilization.with_label_values(&labels).set(share);
+    let by_state = [
+        counts.starting,
+        counts.idle,
+        counts.busy,
+        counts.draining,
+        counts.failed,
+    ];
+    for (state, count) in metrics::STATES.into_iter().zip(by_state) {
+        m.workers
+            .with_label_values(&[labels[0], labels[1], state])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+fn requeue(at: Option<Timestamp>, now: Timestamp) -> Action {
+    let wait = at.map(|at| Duration::try_from(at.duration_since(now)).unwrap_or_default());
+    Action::requeue(
+        wait.unwrap_or(AT_LEAST)
+            .clamp(Duration::from_millis(20), AT_LEAST),
+    )
+}
+
+fn take_memory(cx: &Context, key: &(String, String)) -> Memory {
+    let mut all = cx
+        .pool_memory
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    all.remove(key).unwrap_or_default()
+}
+
+fn put_memory(cx: &Context, key: (String, String), memory: Memory) {
+    let mut all = cx
+        .pool_memory
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    // A pool that was deleted during the visit leaves nothing behind.
+    if cx.stores.pool(&key.0, &key.1).is_some() {
+        all.insert(key, memory);
+    }
+}

@@ -1,0 +1,202 @@
+//! What a pool's reconciler looks at, read from caches that know of our own writes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::template::{Setup, Template, template};
+use crate::api::{SecretKeyRef, Span, WorkerPool};
+use crate::controller::Context;
+use crate::controller::assignment::belongs_to;
+use crate::controller::pods::worker_status;
+use crate::queue::stats::PoolStats;
+
+/// Drain timeout of a pool without personas.
+const USUAL_DRAIN: Span = Span::secs(60);
+
+/// Everything that a pool's plan depends on.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// When it was looked at.
+    pub now: Timestamp,
+    /// The pool.
+    pub pool: Arc<WorkerPool>,
+    /// What its pods are to be like.
+    pub template: Template,
+    /// How long a worker may finish its requests.
+    pub drain_timeout: Span,
+    /// Its pods, also those that are going.
+    pub pods: Vec<PodView>,
+    /// The queue's numbers, or why there are none.
+    pub stats: Result<Arc<PoolStats>, String>,
+}
+
+/// A pod, as far as a plan cares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The template it was made from.
+    pub hash: String,
+    /// A node was found for it.
+    pub scheduled: bool,
+    /// Since when the scheduler finds no node for it, and its words.
+    pub unschedulable: Option<(Timestamp, String)>,
+    /// It can take requests.
+    pub ready: bool,
+    /// It is on its way out.
+    pub deleting: bool,
+    /// It has ended and will not come back: evicted, or its node failed it. With its words.
+    pub failed: Option<String>,
+    /// Why its container does not run: a reason of the kubelet's, and its words.
+    pub waiting: Option<(String, String)>,
+}
+
+/// Reads what the plan of `pool` depends on.
+pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed {
+    let namespace = pool.namespace().unwrap_or_default();
+    let name = pool.name_any();
+    let topology = cx.stores.topology(&namespace);
+    let mut credentials: BTreeSet<SecretKeyRef> = BTreeSet::new();
+    let mut longest = Span::default();
+    for persona in cx.stores.personas_of(&namespace) {
+        if belongs_to(&persona, &name, topology.as_deref()) {
+            credentials.extend(persona.spec.model.api_key_secret_ref.clone());
+            longest = longest.max(persona.spec.timeout);
+        }
+    }
+    let drain_timeout = pool
+        .spec
+        .drain_timeout
+        .unwrap_or_else(|| rounded_up(longest));
+    let options = &cx.options;
+    let setup = Setup {
+        image: &options.worker_image,
+        pull_policy: &options.worker_image_pull_policy,
+        queue_url: options
+            .worker_queue_url
+            .as_deref()
+            .unwrap_or(&options.queue_url),
+        queue_prefix: &options.queue_prefix,
+        credentials: &credentials,
+        drain_timeout,
+    };
+    Observed {
+        now,
+        template: template(&pool, &setup),
+        drain_timeout,
+        pods: cx
+            .pods
+            .of(&namespace, &name)
+            .iter()
+            .map(|p| view(p))
+            .collect(),
+        stats: numbers(cx, &namespace, &name),
+        pool,
+    }
+}
+
+/// Fresh numbers that mean something: the pool is open, and all routes are published.
+fn numbers(cx: &Context, namespace: &str, pool: &str) -> Result<Arc<PoolStats>, String> {
+    cx.contact.usable()?;
+    cx.observer.stats(namespace, pool)
+}
+
+/// The grace period of a pod cannot be changed, so that each other timeout makes another template:
+/// steps keep a small change of one persona from replacing all workers.
+fn rounded_up(timeout: Span) -> Span {
+    let mut step = USUAL_DRAIN;
+    while step < timeout {
+        step = Span::millis(step.as_millis().saturating_mul(2));
+    }
+    step
+}
+
+fn view(pod: &Pod) -> PodView {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|s| s.conditions.as_ref());
+    let condition = |name: &str| conditions?.iter().find(|c| c.type_ == name);
+    let scheduled = condition("PodScheduled");
+    let unschedulable = scheduled
+        .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"))
+        .map(|c| {
+            let since = c.last_transition_time.as_ref().map(|time| time.0);
+            (
+                since.unwrap_or(Timestamp::UNIX_EPOCH),
+                c.message.clone().unwrap_or_default(),
+            )
+        });
+    let phase = status.and_then(|s| s.phase.as_deref());
+    let waiting = worker_status(pod)
+        .and_then(|s| s.state.as_ref()?.waiting.as_ref())
+        .and_then(|waiting| {
+            Some((
+                waiting.reason.clone()?,
+                waiting.message.clone().unwrap_or_default(),
+            ))
+        });
+    PodView {
+        name: pod.name_any(),
+        uid: pod.uid().unwrap_or_default(),
+        hash: pod
+            .labels()
+            .get(crate::api::names::LABEL_TEMPLATE)
+            .cloned()
+            .unwrap_or_default(),
+        scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+        unschedulable,
+        ready: condition("Ready").is_some_and(|c| c.status == "True"),
+        deleting: pod.metadata.deletion_timestamp.is_some(),
+        failed: matches!(phase, Some("Failed" | "Succeeded")).then(|| {
+            let words = |s: &k8s_openapi::api::core::v1::PodStatus| {
+                let reason = s.reason.clone().unwrap_or_else(|| "Failed".to_owned());
+                let message = s.message.clone().unwrap_or_default();
+                format!("{reason}: {message}")
+            };
+            status.map(words).unwrap_or_default()
+        }),
+        waiting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drain_timeouts_go_in_steps() {
+        for (longest, step) in [(0, 60), (60, 60), (61, 120), (600, 960)] {
+            assert_eq!(rounded_up(Span::secs(longest)), Span::secs(step));
+        }
+    }
+
+    #[test]
+    fn what_counts_of_a_pod_is_read_off_its_status() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p-1", "uid": "u", "labels": {"persona.dev/template": "h"}},
+            "status": {
+                "phase": "Pending",
+                "conditions": [{
+                    "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                    "message": "0/3 nodes are available", "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }],
+            },
+        }))
+        .expect("a pod");
+        let view = view(&pod);
+        assert_eq!(
+            (view.hash.as_str(), view.scheduled, view.ready),
+            ("h", false, false)
+        );
+        assert_eq!(
+            view.unschedulable.expect("since").1,
+            "0/3 nodes are available"
+        );
+        assert_eq!(view.failed, None);
+    }
+}

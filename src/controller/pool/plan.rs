@@ -1,0 +1,347 @@
+//! What is to be done about a pool's pods. Pure: what was observed and remembered -> what to do.
+//!
+//! Pods are replaced and taken away in three steps that never cut a request short: a worker drains
+//! (atomic with take and claim in the queue), says that nothing runs, and is deleted.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+use super::observe::{Observed, PodView};
+use crate::api::Span;
+use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::scaling::{self, Candidate, Decision, Fresh, Numbers, victims};
+
+/// First and longest pause before a pod that failed is replaced, and after a refused creation.
+const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
+/// After so long without a node for its pods a pool adds no more of them.
+const STUCK: Span = Span::secs(60);
+
+/// What is remembered of a pool between two visits. Lost with the process; then draining workers get
+/// their time anew, and nothing shrinks for one window.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// What sizing remembers.
+    pub size: Option<scaling::Memory>,
+    /// Workers that were told to drain, and since when.
+    pub draining: HashMap<String, Timestamp>,
+    /// Failed pods that were counted.
+    pub failed: BTreeSet<String>,
+    /// Pauses before the next creation.
+    pub creation: Backoff,
+    /// When the status was last written.
+    pub written: Option<Timestamp>,
+}
+
+/// A pause that doubles with each failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backoff {
+    /// Failures in a row.
+    pub failures: u32,
+    /// No creation before this.
+    pub until: Option<Timestamp>,
+    /// The last failure, in the words of who refused.
+    pub words: String,
+}
+
+impl Backoff {
+    /// One more failure.
+    pub fn fail(&mut self, now: Timestamp, words: String) {
+        let (first, longest) = BACKOFF;
+        let pause = first
+            .as_millis()
+            .saturating_mul(1 << self.failures.min(16))
+            .min(longest.as_millis());
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(after(now, Span::millis(pause)));
+        self.words = words;
+    }
+
+    /// Pods that may be created at once: after a failure one, then twice as many at each success.
+    pub fn batch(&self, wanted: usize) -> usize {
+        if self.failures == 0 {
+            wanted
+        } else {
+            wanted.min(1)
+        }
+    }
+
+    fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The size and why.
+    pub decision: Decision,
+    /// Pods to make.
+    pub create: Vec<String>,
+    /// Workers that shall take no more, by pod uid.
+    pub drain: Vec<String>,
+    /// Workers that shall take again.
+    pub undrain: Vec<String>,
+    /// Pods to delete.
+    pub delete: Vec<Removal>,
+    /// When to look again, though nothing else changes.
+    pub again_at: Option<Timestamp>,
+}
+
+/// A pod to delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// Its name.
+    pub name: String,
+    /// Its uid: another pod of that name is not meant.
+    pub uid: String,
+    /// Why it may go.
+    pub why: Why,
+}
+
+/// Why a pod may be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It drained, and said that nothing runs.
+    Drained,
+    /// It drained and had never begun to take requests.
+    NeverStarted,
+    /// Its time to finish is over: it hands its requests back.
+    TimedOut,
+    /// It has failed.
+    Failed,
+}
+
+/// Plans one visit.
+pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
+    let fleet = Fleet::new(o, memory);
+    let decision = decide(o, &fleet, memory);
+    let size = usize::try_from(decision.size).unwrap_or(usize::MAX);
+    let mut times: Vec<Timestamp> = decision.again_at.into_iter().collect();
+
+    let mut plan = Plan {
+        create: Vec::new(),
+        drain: Vec::new(),
+        undrain: Vec::new(),
+        delete: Vec::new(),
+        again_at: None,
+        decision,
+    };
+    grow(o, &fleet, memory, size, &mut plan);
+    if fleet.stats.is_some() {
+        shrink(&fleet, size, &mut plan);
+        remove_drained(o, &fleet, memory, &mut plan, &mut times);
+    }
+    remove_failed(o, memory, &mut plan);
+    if memory.creation.holds(o.now) {
+        times.extend(memory.creation.until);
+    }
+    plan.again_at = times.into_iter().min();
+    plan
+}
+
+/// The pool's pods, sorted by what they are good for.
+struct Fleet<'a> {
+    stats: Option<&'a PoolStats>,
+    workers: HashMap<&'a str, &'a WorkerStats>,
+    /// Of the current template, taking requests or about to.
+    current: Vec<&'a PodView>,
+    /// Of an older template, taking requests or about to.
+    outdated: Vec<&'a PodView>,
+    /// Told to drain, not deleted yet.
+    draining: Vec<&'a PodView>,
+    /// Being deleted.
+    leaving: Vec<&'a PodView>,
+}
+
+impl<'a> Fleet<'a> {
+    fn new(o: &'a Observed, memory: &mut Memory) -> Self {
+        let stats = o.stats.as_deref().ok();
+        let workers: HashMap<_, _> = stats
+            .iter()
+            .flat_map(|stats| &stats.workers)
+            .map(|worker| (worker.uid.as_str(), worker))
+            .collect();
+        // Drained by an earlier process: its time starts anew.
+        for (uid, worker) in &workers {
+            if worker.draining && !memory.draining.contains_key(*uid) {
+                memory.draining.insert((*uid).to_owned(), o.now);
+            }
+        }
+        let known: BTreeSet<&str> = o.pods.iter().map(|pod| pod.uid.as_str()).collect();
+        memory
+            .draining
+            .retain(|uid, _| known.contains(uid.as_str()));
+        memory.failed.retain(|uid| known.contains(uid.as_str()));
+        let mut fleet = Self {
+            stats,
+            workers,
+            current: Vec::new(),
+            outdated: Vec::new(),
+            draining: Vec::new(),
+            leaving: Vec::new(),
+        };
+        for pod in &o.pods {
+            if pod.failed.is_some() {
+            } else if pod.deleting {
+                fleet.leaving.push(pod);
+            } else if memory.draining.contains_key(&pod.uid) {
+                fleet.draining.push(pod);
+            } else if pod.hash == o.template.hash {
+                fleet.current.push(pod);
+            } else {
+                fleet.outdated.push(pod);
+            }
+        }
+        fleet
+    }
+
+    fn candidates(&self, pods: &[&PodView], outdated: bool) -> Vec<Candidate> {
+        let candidate = |pod: &&PodView| {
+            let worker = self.workers.get(pod.uid.as_str());
+            Candidate {
+                uid: pod.uid.clone(),
+                scheduled: pod.scheduled,
+                ready: pod.ready,
+                outdated,
+                running: worker.map_or(0, |w| w.running.max(w.reported_running)),
+                active_at_ms: worker.map_or(0, |w| w.active_at_ms),
+            }
+        };
+        pods.iter().map(candidate).collect()
+    }
+}
+
+fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
+    let numbers = match &o.stats {
+        Err(why) => Numbers::Blind(why.clone()),
+        Ok(stats) if !stats.open => Numbers::Blind("the pool is not open in the queue yet".into()),
+        Ok(stats) if stats.epoch.is_none() => {
+            Numbers::Blind("personas are being published to the queue".into())
+        }
+        Ok(stats) => Numbers::Fresh(Fresh {
+            demand: stats.demand,
+            queued: stats.queued,
+            running: stats.workers.iter().map(|w| u64::from(w.running)).sum(),
+        }),
+    };
+    let found = fleet.current.len() + fleet.outdated.len();
+    let found = u32::try_from(found).unwrap_or(u32::MAX);
+    let size = memory
+        .size
+        .get_or_insert_with(|| scaling::Memory::resume(o.now, found));
+    scaling::desired(o.now, &numbers, &o.pool.spec, size)
+}
+
+/// Pods to add: those who drain are called back first. While a template rolls out, a quarter more
+/// than the size (one at least) may be there.
+fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mut Plan) {
+    let mut missing = size.saturating_sub(fleet.current.len());
+    if fleet.stats.is_some() {
+        let back: Vec<_> = fleet
+            .draining
+            .iter()
+            .filter(|pod| pod.hash == o.template.hash)
+            .take(missing)
+            .map(|pod| pod.uid.clone())
+            .collect();
+        missing -= back.len();
+        plan.undrain = back;
+    }
+    if !fleet.outdated.is_empty() {
+        let there = fleet.current.len() + fleet.outdated.len() + plan.undrain.len();
+        let surge = (size / 4).max(1);
+        missing = missing.min((size + surge).saturating_sub(there));
+    }
+    if memory.creation.holds(o.now) || is_stuck(o, fleet) {
+        return;
+    }
+    let missing = memory.creation.batch(missing);
+    let taken: BTreeSet<&str> = o.pods.iter().map(|pod| pod.name.as_str()).collect();
+    let pool = o.pool.metadata.name.as_deref().unwrap_or_default();
+    plan.create = (0..)
+        .map(|slot| format!("{pool}-{}-{slot}", o.template.hash))
+        .filter(|name| !taken.contains(name.as_str()))
+        .take(missing)
+        .collect();
+}
+
+/// More pods would find no node either.
+fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
+    fleet.current.iter().any(|pod| {
+        let since = pod.unschedulable.as_ref().map(|(since, _)| *since);
+        since.is_some_and(|since| after(since, STUCK) <= o.now)
+    })
+}
+
+/// Workers to drain: those too many, and those of an older template as soon as newer ones are Ready.
+fn shrink(fleet: &Fleet<'_>, size: usize, plan: &mut Plan) {
+    // Deleted by others (evicted, drained node): they take no more from now on.
+    let leaving = fleet.leaving.iter();
+    let leaving = leaving.filter(|pod| {
+        let worker = fleet.workers.get(pod.uid.as_str());
+        worker.is_some_and(|worker| !worker.draining)
+    });
+    plan.drain.extend(leaving.map(|pod| pod.uid.clone()));
+
+    let too_many = fleet.current.len().saturating_sub(size);
+    let current = fleet.candidates(&fleet.current, false);
+    plan.drain.extend(victims(current, too_many));
+
+    let ready = fleet.current.iter().filter(|pod| pod.ready).count();
+    let serving = ready.min(size) + fleet.outdated.len();
+    let replaceable = serving.saturating_sub(size).min(fleet.outdated.len());
+    let outdated = fleet.candidates(&fleet.outdated, true);
+    plan.drain.extend(victims(outdated, replaceable));
+}
+
+fn remove_drained(
+    o: &Observed,
+    fleet: &Fleet<'_>,
+    memory: &Memory,
+    plan: &mut Plan,
+    times: &mut Vec<Timestamp>,
+) {
+    for pod in &fleet.draining {
+        if plan.undrain.contains(&pod.uid) {
+            continue;
+        }
+        let since = memory.draining.get(&pod.uid).copied().unwrap_or(o.now);
+        let due = after(since, o.drain_timeout);
+        let why = match fleet.workers.get(pod.uid.as_str()) {
+            None => Some(Why::NeverStarted),
+            Some(worker) if worker.drained => Some(Why::Drained),
+            Some(_) if due <= o.now => Some(Why::TimedOut),
+            Some(_) => None,
+        };
+        match why {
+            Some(why) => plan.delete.push(Removal {
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+                why,
+            }),
+            None => times.push(due),
+        }
+    }
+}
+
+fn remove_failed(o: &Observed, memory: &mut Memory, plan: &mut Plan) {
+    for pod in &o.pods {
+        let Some(words) = &pod.failed else { continue };
+        if memory.failed.insert(pod.uid.clone()) {
+            memory.creation.fail(o.now, words.clone());
+        }
+        if !pod.deleting {
+            plan.delete.push(Removal {
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+                why: Why::Failed,
+            });
+        }
+    }
+}
+
+fn after(time: Timestamp, span: Span) -> Timestamp {
+    time.checked_add(span.as_duration())
+        .unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,285 @@
+//! What a pool's status says. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::observe::{Observed, PodView};
+use super::plan::{Memory, Plan};
+use crate::api::condition::{READY, REPLICA_FAILURE, SCALING_ACTIVE, SCHEDULABLE, Verdict, merge};
+use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
+use crate::api::{MetricType, ScaleRecord, Sizing, Span, WorkerPoolStatus};
+use crate::controller::status::LIVE_NUMBERS;
+
+/// Changes of size that are kept.
+const HISTORY: usize = 10;
+
+/// Workers by what they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not Ready yet.
+    pub starting: usize,
+    /// Ready, without a request.
+    pub idle: usize,
+    /// With a request.
+    pub busy: usize,
+    /// Told to drain, or being deleted.
+    pub draining: usize,
+    /// Failed.
+    pub failed: usize,
+    /// Ready and taking requests.
+    pub ready: usize,
+    /// Slots of those.
+    pub slots: u64,
+    /// Slots in use.
+    pub busy_slots: u64,
+}
+
+/// Counts a pool's workers.
+pub fn count(o: &Observed, memory: &Memory) -> Counts {
+    let mut counts = Counts::default();
+    let worker = |pod: &PodView| {
+        let stats = o.stats.as_ref().ok()?;
+        stats.workers.iter().find(|worker| worker.uid == pod.uid)
+    };
+    for pod in &o.pods {
+        let running = worker(pod).map_or(0, |worker| worker.running);
+        counts.busy_slots += u64::from(running);
+        if pod.failed.is_some() {
+            counts.failed += 1;
+        } else if pod.deleting || memory.draining.contains_key(&pod.uid) {
+            counts.draining += 1;
+        } else if !pod.ready {
+            counts.starting += 1;
+        } else {
+            counts.ready += 1;
+            counts.slots += u64::from(o.pool.spec.slots_per_worker);
+            if running > 0 {
+                counts.busy += 1;
+            } else {
+                counts.idle += 1;
+            }
+        }
+    }
+    counts
+}
+
+/// The status after this visit.
+pub fn status(o: &Observed, plan: &Plan, memory: &Memory) -> WorkerPoolStatus {
+    let before = o.pool.status.clone().unwrap_or_default();
+    let counts = count(o, memory);
+    let stats = o.stats.as_deref().ok();
+    let generation = o.pool.metadata.generation;
+    let there = o.pods.iter().filter(|pod| !pod.deleting).count();
+    let oldest = stats.map_or(0, |stats| stats.oldest_wait_ms);
+    WorkerPoolStatus {
+        sizing: Some(if o.pool.spec.replicas.is_some() {
+            Sizing::Pinned
+        } else {
+            Sizing::Auto
+        }),
+        replicas: number(there),
+        ready_replicas: number(counts.ready),
+        desired_replicas: i32::try_from(plan.decision.size).unwrap_or(i32::MAX),
+        busy: number(counts.busy),
+        idle: number(counts.idle),
+        draining: number(counts.draining),
+        queued: stats.map_or(before.queued, |s| long(s.queued)),
+        running: stats.map_or(before.running, |s| long(s.running)),
+        oldest_wait: (oldest >= 100).then(|| Span::millis(oldest / 100 * 100)),
+        selector: Some(format!(
+            "{LABEL_MANAGED_BY}={MANAGER},{LABEL_POOL}={}",
+            o.pool.name_any()
+        )),
+        history: history(o, plan, before.history),
+        observed_generation: generation,
+        conditions: merge(
+            &before.conditions,
+            &verdicts(o, plan, memory, &counts),
+            generation,
+            o.now,
+        ),
+    }
+}
+
+/// Whether the status is worth a write now, or else when it will be. Live numbers alone wait.
+pub fn due(
+    before: Option<&WorkerPoolStatus>,
+    after: &WorkerPoolStatus,
+    written: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<(), Option<Timestamp>> {
+    let Some(before) = before else { return Ok(()) };
+    if before == after {
+        return Err(None);
+    }
+    if still(before) != still(after) {
+        return Ok(());
+    }
+    match written.and_then(|written| written.checked_add(LIVE_NUMBERS).ok()) {
+        Some(again) if now < again => Err(Some(again)),
+        _ => Ok(()),
+    }
+}
+
+/// The status without its live numbers.
+fn still(status: &WorkerPoolStatus) -> WorkerPoolStatus {
+    WorkerPoolStatus {
+        busy: 0,
+        idle: 0,
+        queued: 0,
+        running: 0,
+        oldest_wait: None,
+        ..status.clone()
+    }
+}
+
+fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<ScaleRecord> {
+    let from = o.pool.status.as_ref().map_or(0, |s| s.desired_replicas);
+    let to = i32::try_from(plan.decision.size).unwrap_or(i32::MAX);
+    if from != to {
+        let record = ScaleRecord {
+            at: Time(o.now),
+            from,
+            to,
+            reason: plan.decision.reason.chars().take(1024).collect(),
+        };
+        history.insert(0, record);
+        history.truncate(HISTORY);
+    }
+    history
+}
+
+fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<Verdict> {
+    let mut verdicts = vec![
+        ready(o, plan, memory, counts),
+        scaling_active(o),
+        schedulable(o),
+    ];
+    if memory.creation.failures > 0 {
+        verdicts.push(Verdict::yes(
+            REPLICA_FAILURE,
+            "CreateFailed",
+            &*memory.creation.words,
+        ));
+    }
+    verdicts
+}
+
+/// Ready: as many workers are there as the pool always has. One that may be empty is ready empty.
+fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict {
+    let spec = &o.pool.spec;
+    let warm = spec.min_replicas.max(spec.warm_replicas.unwrap_or(0));
+    let floor = spec.replicas.unwrap_or_else(|| warm.min(spec.max_replicas));
+    let floor = usize::try_from(floor).unwrap_or(usize::MAX);
+    if counts.ready >= floor {
+        return match (plan.decision.size, counts.ready) {
+            (0, _) => Verdict::yes(READY, "ScaledToZero", "a request brings the first worker"),
+            (_, 0) => Verdict::yes(READY, "Starting", "the first worker is starting"),
+            _ => Verdict::yes(READY, "WorkersReady", "workers take requests"),
+        };
+    }
+    let floor = if floor == 1 {
+        "one worker is needed".to_owned()
+    } else {
+        format!("{floor} workers are needed")
+    };
+    if let Some((reason, words)) = o.pods.iter().find_map(|pod| failing(pod)) {
+        return Verdict::no(
+            READY,
+            "WorkersFailing",
+            format!("{floor}, but a pod waits: {reason}: {words}"),
+        );
+    }
+    if memory.creation.failures > 0 {
+        let words = &memory.creation.words;
+        return Verdict::no(
+            READY,
+            "CreateFailed",
+            format!("{floor}, but pods cannot be made: {words}"),
+        );
+    }
+    if let Some((_, words)) = unschedulable(o) {
+        return Verdict::no(
+            READY,
+            "Unschedulable",
+            format!("{floor}, but no node takes its pods: {words}"),
+        );
+    }
+    Verdict::no(READY, "WorkersStarting", format!("{floor}, and starting"))
+}
+
+/// Reasons of a waiting container that do not go by themselves.
+fn failing(pod: &PodView) -> Option<(String, String)> {
+    let (reason, words) = pod.waiting.clone()?;
+    (!matches!(
+        reason.as_str(),
+        "ContainerCreating" | "PodInitializing" | "Pending"
+    ))
+    .then_some((reason, words))
+}
+
+fn scaling_active(o: &Observed) -> Verdict {
+    let unserved = o
+        .pool
+        .spec
+        .scaling
+        .metrics
+        .iter()
+        .find(|metric| metric.type_ != MetricType::Queue);
+    if o.pool.spec.replicas.is_some() {
+        Verdict::no(
+            SCALING_ACTIVE,
+            "Pinned",
+            "spec.replicas pins the size; remove it to scale again",
+        )
+    } else if let Some(metric) = unserved {
+        Verdict::no(
+            SCALING_ACTIVE,
+            "MetricNotServed",
+            format!(
+                "metrics of type {:?} are not served yet: the size follows the queue alone",
+                metric.type_
+            ),
+        )
+    } else {
+        match &o.stats {
+            Err(why) => Verdict::no(SCALING_ACTIVE, "QueueUnreachable", &**why),
+            Ok(stats) if !stats.open || stats.epoch.is_none() => Verdict::unknown(
+                SCALING_ACTIVE,
+                "Publishing",
+                "personas are being published to the queue",
+            ),
+            Ok(_) => Verdict::yes(SCALING_ACTIVE, "FollowsQueue", "the size follows the queue"),
+        }
+    }
+}
+
+fn schedulable(o: &Observed) -> Verdict {
+    let gpu = o.pool.spec.placement.gpu.as_ref();
+    if gpu.is_some_and(|gpu| gpu.device_class_name.is_some()) {
+        return Verdict::no(
+            SCHEDULABLE,
+            "NotServed",
+            "spec.placement.gpu.deviceClassName is not served yet: remove it to ask for the extended \
+             resource resourceName",
+        );
+    }
+    match unschedulable(o) {
+        Some((_, words)) => Verdict::no(SCHEDULABLE, "Unschedulable", words),
+        None => Verdict::yes(SCHEDULABLE, "Schedulable", "no pod waits for a node"),
+    }
+}
+
+fn unschedulable(o: &Observed) -> Option<(Timestamp, String)> {
+    let waiting = o.pods.iter().filter(|pod| !pod.deleting);
+    waiting.filter_map(|pod| pod.unschedulable.clone()).min()
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn long(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,404 @@
+//! The pod of a pool's workers. Pure: the same input makes the same pod, and the same hash.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    KeyToPath, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource,
+    ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource, ResourceExt};
+use sha2::{Digest, Sha256};
+
+use super::gpu;
+use crate::api::names::{
+    CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_PHASE, LABEL_POOL, LABEL_TEMPLATE, MANAGER,
+    QUEUE_ACCESS_DIR, QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
+};
+use crate::api::{ContainerOverlay, Device, PodOverlay, SecretKeyRef, Span, WorkerPool};
+
+/// User and group of the worker: no privilege anywhere.
+const USER: i64 = 65532;
+/// Port of health, metrics and direct calls.
+const PORT: i32 = 8080;
+/// On top of the drain timeout before the kubelet kills: to hand tasks back and close connections.
+const MARGIN: Span = Span::secs(15);
+
+/// What does not come from the pool itself.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// Image of the worker.
+    pub image: &'a str,
+    /// Its pull policy.
+    pub pull_policy: &'a str,
+    /// Redis as workers reach it.
+    pub queue_url: &'a str,
+    /// First part of every key.
+    pub queue_prefix: &'a str,
+    /// Keys of Secrets that the pool's personas reference.
+    pub credentials: &'a BTreeSet<SecretKeyRef>,
+    /// How long a worker may finish its requests.
+    pub drain_timeout: Span,
+}
+
+/// A pod without a name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    /// 8 hex digits of all that a running pod cannot change.
+    pub hash: String,
+    pod: Pod,
+}
+
+impl Template {
+    /// The pod under a name.
+    pub fn named(&self, name: &str) -> Pod {
+        let mut pod = self.pod.clone();
+        pod.metadata.name = Some(name.to_owned());
+        pod
+    }
+}
+
+/// The pool's pod.
+pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
+    let none = PodOverlay::default();
+    let overlay = pool.spec.template.as_ref().unwrap_or(&none);
+    let name = pool.name_any();
+    let spec = spec(pool, setup, overlay);
+    let hash = {
+        let shape = serde_json::json!([spec, overlay.labels, overlay.annotations]);
+        hex::encode(&Sha256::digest(shape.to_string())[..4])
+    };
+    let mut labels = overlay.labels.clone();
+    labels.extend([
+        (LABEL_MANAGED_BY.to_owned(), MANAGER.to_owned()),
+        (LABEL_POOL.to_owned(), name),
+        (LABEL_TEMPLATE.to_owned(), hash.clone()),
+    ]);
+    let mut annotations = BTreeMap::from([
+        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+        ("prometheus.io/port".to_owned(), PORT.to_string()),
+        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+    ]);
+    annotations.extend(overlay.annotations.clone());
+    let pod = Pod {
+        metadata: ObjectMeta {
+            namespace: pool.namespace(),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    };
+    Template { hash, pod }
+}
+
+fn spec(pool: &WorkerPool, setup: &Setup<'_>, overlay: &PodOverlay) -> PodSpec {
+    let grace = setup.drain_timeout.as_duration() + MARGIN.as_duration();
+    let placement = &pool.spec.placement;
+    let gpu = (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default());
+    let (mut volumes, mounts) = volumes(setup.credentials);
+    volumes.extend(overlay.volumes.clone());
+    let mut tolerations = overlay.tolerations.clone();
+    let mut affinity = overlay.affinity.clone();
+    let mut worker = worker(
+        pool,
+        setup,
+        overlay.containers.get(WORKER_CONTAINER),
+        mounts,
+    );
+    match &gpu {
+        Some(gpu) => {
+            tolerations.push(gpu::toleration(gpu));
+            gpu::limit(gpu, worker.resources.get_or_insert_default());
+            require(&mut affinity, gpu::required_affinity(gpu));
+        }
+        None => prefer(&mut affinity, gpu::avoidance()),
+    }
+    let not_empty = |list: Vec<_>| (!list.is_empty()).then_some(list);
+    PodSpec {
+        restart_policy: Some("Always".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: i64::try_from(grace.as_secs()).ok(),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![worker],
+        volumes: Some(volumes),
+        node_selector: (!overlay.node_selector.is_empty()).then(|| overlay.node_selector.clone()),
+        affinity,
+        tolerations: not_empty(tolerations),
+        topology_spread_constraints: Some(if overlay.topology_spread_constraints.is_empty() {
+            spread(&pool.name_any())
+        } else {
+            overlay.topology_spread_constraints.clone()
+        }),
+        priority_class_name: overlay.priority_class_name.clone(),
+        runtime_class_name: overlay.runtime_class_name.clone(),
+        image_pull_secrets: (!overlay.image_pull_secrets.is_empty())
+            .then(|| overlay.image_pull_secrets.clone()),
+        ..PodSpec::default()
+    }
+}
+
+fn worker(
+    pool: &WorkerPool,
+    setup: &Setup<'_>,
+    overlay: Option<&ContainerOverlay>,
+    mut mounts: Vec<VolumeMount>,
+) -> Container {
+    let none = ContainerOverlay::default();
+    let overlay = overlay.unwrap_or(&none);
+    mounts.extend(overlay.volume_mounts.clone());
+    let mut env = env(pool, setup);
+    let ours: BTreeSet<String> = env.iter().map(|variable| variable.name.clone()).collect();
+    env.extend(
+        overlay
+            .env
+            .iter()
+            .filter(|variable| !ours.contains(&variable.name))
+            .cloned(),
+    );
+    Container {
+        name: WORKER_CONTAINER.to_owned(),
+        image: Some(
+            overlay
+                .image
+                .clone()
+                .unwrap_or_else(|| setup.image.to_owned()),
+        ),
+        image_pull_policy: Some(setup.pull_policy.to_owned()),
+        args: Some(
+            overlay
+                .args
+                .clone()
+                .unwrap_or_else(|| vec!["worker".to_owned()]),
+        ),
+        env: Some(env),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: PORT,
+            ..ContainerPort::default()
+        }]),
+        readiness_probe: Some(probe("/readyz", 1, 3)),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        resources: Some(overlay.resources.clone().unwrap_or_else(resources)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    }
+}
+
+fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
+    let spec = &pool.spec;
+    let recycle = &spec.recycle;
+    let phase = pool.labels().get(LABEL_PHASE);
+    let mut env = vec![
+        value("PERSONA_LISTEN", format!("0.0.0.0:{PORT}")),
+        value("PERSONA_QUEUE_URL", setup.queue_url),
+        value("PERSONA_QUEUE_PREFIX", setup.queue_prefix),
+        value("PERSONA_QUEUE_ACCESS_DIR", QUEUE_ACCESS_DIR),
+        value("PERSONA_CREDENTIALS_DIR", CREDENTIALS_DIR),
+        value("PERSONA_POOL", pool.name_any()),
+        value("PERSONA_SLOTS", spec.slots_per_worker.to_string()),
+        value("PERSONA_PHASE", phase.map_or("Own", String::as_str)),
+        value("PERSONA_DEVICE", spec.placement.device.as_str()),
+        value("PERSONA_DRAIN_TIMEOUT", setup.drain_timeout.to_string()),
+        value(
+            "PERSONA_RECYCLE_AFTER_TASKS",
+            recycle.after_tasks.to_string(),
+        ),
+        value("PERSONA_RECYCLE_AFTER_AGE", recycle.after_age.to_string()),
+        value("PERSONA_RECYCLE_AT_MEMORY", recycle.at_memory.clone()),
+        field("PERSONA_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+        field("POD_IP", "status.podIP"),
+    ];
+    if !spec.steal_from.is_empty() {
+        env.push(value("PERSONA_STEAL_FROM", spec.steal_from.join(",")));
+    }
+    env
+}
+
+fn value(name: &str, value: impl Into<String>) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: Some(value.into()),
+        value_from: None,
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                field_path: path.to_owned(),
+                api_version: None,
+            }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn resources() -> ResourceRequirements {
+    let quantities = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        Some(
+            pairs
+                .map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned())))
+                .collect(),
+        )
+    };
+    ResourceRequirements {
+        requests: quantities(&[("cpu", "50m"), ("memory", "64Mi")]),
+        // Above recycle.atMemory, which ends a worker in good order.
+        limits: quantities(&[("memory", "1Gi")]),
+        claims: None,
+    }
+}
+
+/// Access to the queue, and one projected volume of all credentials. A Secret or key that is missing
+/// keeps nobody's worker from starting: its personas wait, alone.
+fn volumes(credentials: &BTreeSet<SecretKeyRef>) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let mount = |name: &str, path: &str| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let mut volumes = vec![Volume {
+        name: "queue-access".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(QUEUE_ACCESS_SECRET.to_owned()),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }];
+    let mut mounts = vec![mount("queue-access", QUEUE_ACCESS_DIR)];
+    if !credentials.is_empty() {
+        let mut keys: BTreeMap<&str, Vec<KeyToPath>> = BTreeMap::new();
+        for SecretKeyRef { name, key } in credentials {
+            keys.entry(name).or_default().push(KeyToPath {
+                key: key.clone(),
+                path: format!("{name}/{key}"),
+                mode: None,
+            });
+        }
+        // One source a key: a Secret that lacks one of its keys still gives the others.
+        let sources = keys.into_iter().flat_map(|(name, keys)| {
+            keys.into_iter().map(|key| VolumeProjection {
+                secret: Some(SecretProjection {
+                    name: name.to_owned(),
+                    items: Some(vec![key]),
+                    optional: Some(true),
+                }),
+                ..VolumeProjection::default()
+            })
+        });
+        volumes.push(Volume {
+            name: "credentials".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(sources.collect()),
+                default_mode: Some(0o440),
+            }),
+            ..Volume::default()
+        });
+        mounts.push(mount("credentials", CREDENTIALS_DIR));
+    }
+    (volumes, mounts)
+}
+
+/// Workers apart, where there are nodes and zones for it.
+fn spread(pool: &str) -> Vec<TopologySpreadConstraint> {
+    let over = |key: &str| TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: key.to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(LABEL_POOL.to_owned(), pool.to_owned())])),
+            match_expressions: None,
+        }),
+        ..TopologySpreadConstraint::default()
+    };
+    vec![
+        over("kubernetes.io/hostname"),
+        over("topology.kubernetes.io/zone"),
+    ]
+}
+
+fn require(
+    affinity: &mut Option<Affinity>,
+    terms: Option<k8s_openapi::api::core::v1::NodeSelector>,
+) {
+    let Some(terms) = terms else { return };
+    let node = affinity
+        .get_or_insert_default()
+        .node_affinity
+        .get_or_insert_default();
+    match &mut node.required_during_scheduling_ignored_during_execution {
+        // Terms are alternatives: each of the user's must hold together with ours.
+        Some(theirs) => {
+            for term in &mut theirs.node_selector_terms {
+                let ours = terms.node_selector_terms.iter();
+                let expressions =
+                    ours.flat_map(|t| t.match_expressions.clone().unwrap_or_default());
+                term.match_expressions
+                    .get_or_insert_default()
+                    .extend(expressions);
+            }
+        }
+        none => *none = Some(terms),
+    }
+}
+
+fn prefer(
+    affinity: &mut Option<Affinity>,
+    term: k8s_openapi::api::core::v1::PreferredSchedulingTerm,
+) {
+    affinity
+        .get_or_insert_default()
+        .node_affinity
+        .get_or_insert_default()
+        .preferred_during_scheduling_ignored_during_execution
+        .get_or_insert_default()
+        .push(term);
+}
