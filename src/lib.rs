@@ -9,6 +9,7 @@
 //! - [`scaling`] pure: demand -> size, and who goes
 //! - [`telemetry`] logs, metrics, health, signals: what every process has
 //! - [`topology`] pure: number of personas -> phase, persona -> pool
+//! - [`worker`] the process in a pool's pods: tasks, leases, drain, recycling, health
 
 pub mod api;
 pub mod controller;
@@ -19,3 +20,4 @@ pub mod queue;
 pub mod scaling;
 pub mod telemetry;
 pub mod topology;
+pub mod worker;

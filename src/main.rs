@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, telemetry};
+use persona_operator::{api, controller, gateway, telemetry, worker};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Controller(Box<controller::Options>),
     /// Serves the OpenAI-compatible API.
     Gateway(Box<gateway::Options>),
+    /// Runs the tasks of a pool's personas.
+    Worker(Box<worker::Options>),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds {
         /// Writes one file a definition into this folder instead.
@@ -58,6 +60,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Controller(options) => controller::run(*options, stop).await?,
         Command::Gateway(options) => gateway::run(*options, stop).await?,
+        Command::Worker(options) => worker::run(*options, stop).await?,
         Command::Crds { dir } => crds(dir.as_deref())?,
     }
     Ok(())

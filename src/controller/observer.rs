@@ -243,6 +243,13 @@ async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
     let read = timeout(PATIENCE, read(&cx.queue, &pools)).await;
     let error = match read {
         Ok(Ok(stats)) => {
+            for pool in &stats {
+                let known = cx.routes.epoch(&pool.namespace);
+                if known.is_some() && known != pool.epoch {
+                    cx.routes.check(&pool.namespace);
+                    cx.contact.hurry();
+                }
+            }
             for Difference { pool, lanes, lost } in cx.observer.note(stats) {
                 let (namespace, name) = pool;
                 if lost {

@@ -9,6 +9,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
+use crate::api::Span;
+
 /// Status of a request whose client went away; nobody sees it but the metrics.
 pub const CLIENT_CLOSED: u16 = 499;
 
@@ -27,6 +29,8 @@ pub struct ApiError {
     pub message: String,
     /// When a retry may succeed.
     pub retry_after: Option<Duration>,
+    /// No request more is taken until `retry_after`: the client is told as OpenAI tells it.
+    pub exhausted: bool,
     /// A retry cannot help, though the status suggests one; SDKs obey `x-should-retry`.
     pub hopeless: bool,
 }
@@ -41,6 +45,7 @@ impl ApiError {
             param: None,
             message: message.into(),
             retry_after: None,
+            exhausted: false,
             hopeless: false,
         }
     }
@@ -116,6 +121,13 @@ impl IntoResponse for ApiError {
                 header::RETRY_AFTER,
                 milliseconds.div_ceil(1000).max(1).into(),
             );
+            if self.exhausted {
+                headers.insert("x-ratelimit-remaining-requests", 0.into());
+                let reset = HeaderValue::from_str(&Span::millis(milliseconds).to_string());
+                if let Ok(reset) = reset {
+                    headers.insert("x-ratelimit-reset-requests", reset);
+                }
+            }
         }
         if self.hopeless {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::Context;
 use super::address::Address;
 use super::body::Held;
+use super::entry;
 use super::error::ApiError;
 use super::hub::{Letter, Subscription};
 use super::refusal;
@@ -207,7 +208,7 @@ impl Exchange {
     }
 
     fn chunks(&mut self, id: String, chunks: Vec<Chunk>) {
-        if !is_after(&id, self.read_to.as_deref()) {
+        if !entry::is_after(&id, self.read_to.as_deref()) {
             return;
         }
         self.read_to = Some(id);
@@ -218,8 +219,17 @@ impl Exchange {
     }
 
     async fn catch_up(&mut self) {
-        let output = self.queue.output(&self.task.id, self.read_to.as_deref());
+        // What was forwarded is read again: where Redis does not have it any more its data went back
+        // in time (a failover, a lost second of the append-only file), and another attempt may run.
+        let sent = self.read_to.as_deref().filter(|_| self.forwarded);
+        let from = sent.map(entry::before).or_else(|| self.read_to.clone());
+        let output = self.queue.output(&self.task.id, from.as_deref());
         match output.await {
+            Ok(Some(output))
+                if sent.is_some() && output.entries.first().map(|e| e.0.as_str()) != sent =>
+            {
+                self.fail(refusal::interrupted());
+            }
             Ok(Some(output)) => {
                 self.behind = false;
                 self.failures = 0;
@@ -361,31 +371,5 @@ fn held(error: &QueueError) -> Result<Option<ApiError>, ApiError> {
             tracing::error!(%error, "a request cannot be enqueued");
             Ok(Some(answer))
         }
-    }
-}
-
-/// Whether an entry's id (`<ms>-<number>`) comes after another; all come after none.
-fn is_after(id: &str, last: Option<&str>) -> bool {
-    let parts = |id: &str| {
-        let (ms, number) = id.split_once('-').unwrap_or((id, "0"));
-        (
-            ms.parse::<u64>().unwrap_or(0),
-            number.parse::<u64>().unwrap_or(0),
-        )
-    };
-    last.is_none_or(|last| parts(id) > parts(last))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_are_ordered_by_number_not_by_letter() {
-        assert!(is_after("1-0", None));
-        assert!(is_after("10-0", Some("9-5")));
-        assert!(is_after("9-10", Some("9-9")));
-        assert!(!is_after("9-9", Some("9-9")));
-        assert!(!is_after("9-9", Some("10-0")));
     }
 }

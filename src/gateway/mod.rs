@@ -2,7 +2,8 @@
 //!
 //! - [`server`] connections and their limits; [`body`] request bodies and theirs
 //! - [`auth`] API keys; [`address`] which persona is meant; [`request`] what is asked
-//! - [`exchange`] one task from enqueue to outcome; [`hub`] results to those who wait; [`cancel`]
+//! - [`exchange`] one task from enqueue to outcome; [`hub`] results to those who wait; [`entry`] the
+//!   order of results; [`cancel`]
 //! - [`answer`], [`error`], [`refusal`] what the client gets
 //! - [`chat`], [`models`], [`health`] the routes
 
@@ -13,6 +14,7 @@ mod body;
 mod cancel;
 mod chat;
 mod directory;
+mod entry;
 mod error;
 mod exchange;
 mod health;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, header};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::queue::access::{MasterKey, gateway_user};
@@ -165,6 +168,9 @@ impl Gateway {
             hub.clone(),
             health.clone(),
         ));
+        must_run(&health, "canceller", &cancelling);
+        must_run(&health, "keys", &watching);
+        must_run(&health, "results", &listening);
         let stopping = stop.clone();
         health.ready("server", move || {
             if stopping.is_cancelled() {
@@ -241,6 +247,18 @@ fn queue_options(options: &Options) -> Result<QueueOptions, Error> {
     Ok(queue)
 }
 
+/// A loop that ended, which only a panic does, gets the process restarted.
+fn must_run(health: &Health, name: &'static str, task: &JoinHandle<()>) {
+    let task = task.abort_handle();
+    health.live(name, move || {
+        if task.is_finished() {
+            Err("its loop has ended".to_owned())
+        } else {
+            Ok(())
+        }
+    });
+}
+
 /// Hands results to those who wait. Ready once it listened for the first time; an outage after that is
 /// sat out, because a request that is held is better than one refused.
 async fn listen(queue: Queue, gateway: String, hub: hub::Hub, health: Health) {
@@ -272,5 +290,22 @@ async fn listen(queue: Queue, gateway: String, hub: hub::Hub, health: Health) {
     tracing::info!(gateway, "listening for results");
     loop {
         hub.deliver(results.next().await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn gateway_whose_loop_is_dead_is_not_live() {
+        let health = Health::default();
+        let task = tokio::spawn(std::future::pending());
+        must_run(&health, "results", &task);
+        assert_eq!(health.liveness(), Ok(()));
+        task.abort();
+        assert!(task.await.is_err());
+        let dead = Err(vec!["results: its loop has ended".to_owned()]);
+        assert_eq!(health.liveness(), dead);
     }
 }

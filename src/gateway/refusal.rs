@@ -74,7 +74,10 @@ fn of_failure(error: &TaskError) -> ApiError {
 /// The persona's queue is full.
 pub fn full(address: &Address, retry_after: Duration) -> ApiError {
     let message = format!("the queue of persona `{}` is full", address.persona);
-    ApiError::new(429, "queue_full", message).retry_after(retry_after)
+    ApiError {
+        exhausted: true,
+        ..ApiError::new(429, "queue_full", message).retry_after(retry_after)
+    }
 }
 
 /// The persona is suspended; trying again by itself does not help.

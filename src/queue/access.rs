@@ -5,15 +5,16 @@
 //! restart nor a failover of Redis, so the controller sets them again at each contact.
 
 use hmac::{Hmac, KeyInit, Mac};
+use redis::Value;
 use sha2::{Digest, Sha256};
 
-use super::keys::{Keys, namespaces};
+use super::keys::{Keys, gateway_patterns, namespaces};
 use super::{Queue, QueueError};
 
 /// What a tenant may call, on its own prefix only: the functions, waiting and listening, reading
 /// its output; and what the functions call, because Redis checks that against the caller too. No
 /// EVAL, SCAN, KEYS, FUNCTION, CONFIG, nothing administrative.
-const COMMANDS: [&str; 42] = [
+const COMMANDS: [&str; 41] = [
     "fcall",
     "blpop",
     "xrange",
@@ -22,7 +23,6 @@ const COMMANDS: [&str; 42] = [
     "psubscribe",
     "punsubscribe",
     "ping",
-    "client|setinfo",
     "del",
     "exists",
     "expire",
@@ -57,6 +57,10 @@ const COMMANDS: [&str; 42] = [
     "quit",
     "reset",
 ];
+
+/// Sent by the client library at each connection; Redis has it from 7.2 on, and an older one refuses
+/// a rule that names it.
+const SET_INFO: &str = "client|setinfo";
 
 /// The key that all passwords derive from. Debug and Display never show it.
 #[derive(Clone)]
@@ -148,6 +152,7 @@ impl Queue {
         rules.push(format!("~{prefix}:{{*}}:*"));
         rules.push(format!("%R~{}", namespaces(prefix)));
         rules.push(format!("&{prefix}:{{*}}:*"));
+        rules.extend(gateway_patterns(prefix).map(|pattern| format!("&{pattern}")));
         self.set_user(&gateway_user(prefix), rules).await
     }
 
@@ -170,6 +175,13 @@ impl Queue {
             .arg(rules);
         for command in COMMANDS {
             cmd.arg(format!("+{command}"));
+        }
+        let known: Value = redis::cmd("COMMAND")
+            .arg(&["INFO", SET_INFO])
+            .query_async(&mut self.manager())
+            .await?;
+        if !matches!(&known, Value::Array(found) if found.contains(&Value::Nil)) {
+            cmd.arg(format!("+{SET_INFO}"));
         }
         cmd.exec_async(&mut self.manager()).await?;
         Ok(())

@@ -2,10 +2,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManagerConfig;
 use redis::{Client, Cmd, IntoConnectionInfo, Value};
 
 use super::QueueError;
+use super::connection::Connection;
 use super::keys::{self, Keys};
 use super::library::LIBRARY;
 use super::reply::Reply;
@@ -56,7 +57,7 @@ pub struct Queue {
 
 struct Inner {
     client: Client,
-    manager: ConnectionManager,
+    connection: Connection,
     prefix: String,
     timeout: Duration,
 }
@@ -85,11 +86,11 @@ impl Queue {
             .set_connection_timeout(Some(options.timeout))
             .set_response_timeout(Some(options.timeout))
             .set_pipeline_buffer_size(1024);
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config)?;
+        let connection = Connection::new(client.clone(), config)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
-                manager,
+                connection,
                 prefix: options.prefix,
                 timeout: options.timeout,
             }),
@@ -122,8 +123,8 @@ impl Queue {
         Ok(())
     }
 
-    pub(super) fn manager(&self) -> ConnectionManager {
-        self.inner.manager.clone()
+    pub(super) fn manager(&self) -> Connection {
+        self.inner.connection.clone()
     }
 
     pub(super) fn client(&self) -> &Client {

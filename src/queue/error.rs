@@ -74,16 +74,17 @@ impl From<redis::RedisError> for QueueError {
         if error.kind() == redis::ErrorKind::AuthenticationFailed {
             return Self::Denied(error);
         }
-        // The words are Redis' own error codes; a pipeline reports them in its text only.
+        // The client names the codes that it knows in its own way, others as Redis sends them; of a
+        // pipeline there is the text only.
         let text = error.to_string();
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        if says(&["NOPERM", "WRONGPASS", "NOAUTH", "No permissions"]) {
+        if says(&["NoPerm", "NOPERM", "WRONGPASS", "NOAUTH"]) {
             Self::Denied(error)
         } else if says(&["Function not found"]) {
             Self::NotInstalled(error)
         } else if says(&["OOM"]) {
             Self::OutOfMemory(error)
-        } else if says(&["LOADING", "MASTERDOWN", "READONLY", "BUSY"]) {
+        } else if says(&["BusyLoading", "MasterDown", "ReadOnly", "BUSY"]) {
             Self::Unreachable(error)
         } else {
             Self::Refused(error)

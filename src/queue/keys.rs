@@ -1,6 +1,8 @@
 //! Every key and channel of the queue. The functions in `lua/` build the same names from the
 //! namespace prefix, which is their first key.
 
+use sha2::{Digest, Sha256};
+
 use super::QueueError;
 
 /// Prefix of an installation where nothing else is configured.
@@ -87,7 +89,7 @@ impl Keys {
 
     /// Channel on which a gateway hears of its tasks in this namespace.
     pub fn gateway_channel(&self, gateway: &str) -> String {
-        self.join("gw:", gateway)
+        self.join("gw:", &gateway_slot(gateway).to_string())
     }
 
     /// Channel on which a worker hears of cancelled tasks.
@@ -119,9 +121,27 @@ pub fn namespaces(prefix: &str) -> String {
     format!("{prefix}:namespaces")
 }
 
+/// Channels that the gateways of an installation share. Redis compares a pattern to listen to with
+/// those that an ACL allows letter by letter, so all of them must be known before any gateway is.
+const GATEWAY_SLOTS: u8 = 64;
+
+/// The channel of a gateway, by a hash of its id.
+pub(super) fn gateway_slot(gateway: &str) -> u8 {
+    Sha256::digest(gateway)[0] % GATEWAY_SLOTS
+}
+
 /// Pattern of a gateway's channels in all namespaces.
 pub fn gateway_pattern(prefix: &str, gateway: &str) -> String {
-    format!("{prefix}:{{*}}:gw:{gateway}")
+    slot_pattern(prefix, gateway_slot(gateway))
+}
+
+/// The patterns of all gateways there can be.
+pub(super) fn gateway_patterns(prefix: &str) -> impl Iterator<Item = String> {
+    (0..GATEWAY_SLOTS).map(move |slot| slot_pattern(prefix, slot))
+}
+
+fn slot_pattern(prefix: &str, slot: u8) -> String {
+    format!("{prefix}:{{*}}:gw:{slot}")
 }
 
 /// Pattern of the doorbells of all namespaces.

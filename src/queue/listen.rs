@@ -167,16 +167,15 @@ impl Subscription {
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
                     tracing::debug!(%error, failures = self.failures, "subscription is not back yet");
-                    sleep(pause(self.failures)).await;
+                    sleep(pause(BACKOFF, self.failures)).await;
                 }
             }
         }
     }
 }
 
-/// Doubles from the first bound to the second, with jitter.
-fn pause(failures: u32) -> Duration {
-    let (least, most) = BACKOFF;
+/// Pause after that many failures: doubles from the first bound to the second, with jitter.
+pub(crate) fn pause((least, most): (Duration, Duration), failures: u32) -> Duration {
     let longest = least.saturating_mul(1 << failures.min(10)).min(most);
     longest.mul_f64(rand::random_range(0.5..1.0))
 }
@@ -192,6 +191,8 @@ pub enum ControlMessage {
         /// Id of the task.
         task: String,
     },
+    /// Draining was switched on or off (renew tells which).
+    Drain,
     /// The connection was lost and is back: messages may be missing (renew tells what is lost).
     Gap,
 }
@@ -203,8 +204,10 @@ impl Control {
             let Some(message) = self.0.next().await else {
                 return ControlMessage::Gap;
             };
-            if let Ok(task) = message.get_payload() {
-                return ControlMessage::Cancel { task };
+            match message.get_payload::<String>() {
+                Ok(task) if task.is_empty() => return ControlMessage::Drain,
+                Ok(task) => return ControlMessage::Cancel { task },
+                Err(error) => tracing::warn!(%error, "a control message is not understood"),
             }
         }
     }
@@ -248,7 +251,8 @@ pub enum ResultMessage {
 }
 
 impl Queue {
-    /// Listens for results of tasks enqueued with this gateway id.
+    /// Listens for results of tasks enqueued with this gateway id. Some of another gateway may come
+    /// along: gateways share a few channels.
     ///
     /// # Errors
     /// When the first connection cannot be made.

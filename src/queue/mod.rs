@@ -18,6 +18,7 @@
 
 pub mod access;
 mod client;
+mod connection;
 mod error;
 pub mod fleet;
 pub mod keys;

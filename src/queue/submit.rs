@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::keys::check_name;
+use super::keys::{check_name, gateway_slot};
 use super::reply::wrong;
 use super::task::{Chunk, Outcome};
 use super::work::{LEASE, Taken, millis, taken};
@@ -147,7 +147,10 @@ impl NamespaceQueue {
             .arg(task.priority.clamp(-100, 100))
             .arg(millis(task.deadline))
             .arg(u8::from(task.stream))
-            .arg(task.gateway.unwrap_or_default())
+            .arg(
+                task.gateway
+                    .map_or_else(String::new, |id| gateway_slot(id).to_string()),
+            )
             .arg(u8::from(task.resubmit))
             .arg(millis(task.retention).max(1));
         let mut reply = match self.reply("enqueue", &cmd).await {

@@ -51,6 +51,9 @@ pub struct Taken {
     pub payload: String,
     /// Generation of the persona's configuration.
     pub generation: i64,
+    /// When a persona of that uid was registered, in ms of Redis' clock: with the generation it names
+    /// one configuration, also after the persona was deleted and made again.
+    pub since_ms: u64,
     /// Attempts that count, this one included: 1 at first.
     pub attempt: u32,
     /// Time to the task's deadline, for what it is worth while running.
@@ -262,12 +265,35 @@ impl NamespaceQueue {
     /// # Errors
     /// As [`NamespaceQueue::emit`].
     pub async fn emit_all(&self, emissions: &[Emission<'_>]) -> Result<Vec<Fenced>, QueueError> {
-        if emissions.is_empty() {
+        let cmds = emissions.iter().map(|emission| self.emission(emission));
+        self.emit_cmds(cmds.collect::<Result<_, _>>()?).await
+    }
+
+    /// As [`NamespaceQueue::emit_all`], each with its number in its attempt, counted from 1: the
+    /// same again does nothing, so that it may be sent until it was answered.
+    ///
+    /// # Errors
+    /// When Redis gives no answer; the same call again is safe.
+    pub async fn emit_numbered(
+        &self,
+        emissions: &[(Emission<'_>, u64)],
+    ) -> Result<Vec<Fenced>, QueueError> {
+        let cmds = emissions.iter().map(|(emission, number)| {
+            let mut cmd = self.emission(emission)?;
+            cmd.arg(number);
+            Ok(cmd)
+        });
+        self.emit_cmds(cmds.collect::<Result<_, QueueError>>()?)
+            .await
+    }
+
+    async fn emit_cmds(&self, cmds: Vec<Cmd>) -> Result<Vec<Fenced>, QueueError> {
+        if cmds.is_empty() {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
-        for emission in emissions {
-            pipe.add_command(self.emission(emission)?);
+        for cmd in cmds {
+            pipe.add_command(cmd);
         }
         let answers: Vec<i64> = pipe.query_async(&mut self.queue.manager()).await?;
         Ok(answers.into_iter().map(Fenced::from).collect())
@@ -404,5 +430,6 @@ pub(super) fn taken(mut reply: Reply) -> Result<Taken, QueueError> {
         stream: reply.flag()?,
         solo: reply.flag()?,
         pool: reply.text()?,
+        since_ms: reply.next()?,
     })
 }

@@ -170,15 +170,29 @@ impl Binary {
         Ok(path)
     }
 
+    /// As [`Self::resolve`], but `None` where that would have to build it.
+    pub async fn available(self) -> Result<Option<PathBuf>> {
+        match self.installed().await? {
+            Some(path) => Ok(Some(path)),
+            None => gobuild::built(self),
+        }
+    }
+
     /// A program of the pinned minor version that the user brought.
     async fn installed(self) -> Result<Option<PathBuf>> {
+        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        self.find(assets.into_iter().chain(std::env::split_paths(&path)))
+            .await
+    }
+
+    /// The first program of the pinned minor version in these folders.
+    async fn find(self, folders: impl Iterator<Item = PathBuf>) -> Result<Option<PathBuf>> {
         let Some((module_path, args)) = self.version() else {
             return Ok(None);
         };
         let minor = minor(self.module().pin(module_path)?);
-        let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        for folder in assets.into_iter().chain(std::env::split_paths(&path)) {
+        for folder in folders {
             let candidate = folder.join(self.name());
             if candidate.is_file() && prints_version(&candidate, args, minor).await {
                 return Ok(Some(candidate));
@@ -245,6 +259,36 @@ mod tests {
             }
         }
         assert_eq!(minor("v1.36.3"), "1.36");
+    }
+
+    /// A folder with a program that prints `says` about its version.
+    fn brought(binary: Binary, says: &str) -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join(binary.name());
+        std::fs::write(&program, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    #[tokio::test]
+    async fn program_of_the_right_minor_version_is_found_behind_a_wrong_one() {
+        let minor = minor(Module::Kubernetes.pin("k8s.io/kubernetes").unwrap());
+        let old = brought(Binary::KubeApiserver, "Kubernetes v1.20.7");
+        let right = brought(Binary::KubeApiserver, &format!("Kubernetes v{minor}.99"));
+        let newer = brought(Binary::KubeApiserver, &format!("Kubernetes v{minor}.100"));
+        let folders = [&old, &right, &newer].map(|folder| folder.path().to_owned());
+        let found = Binary::KubeApiserver.find(folders.into_iter()).await;
+        assert_eq!(found.unwrap(), Some(right.path().join("kube-apiserver")));
+        let found = Binary::KubeApiserver.find([old.path().to_owned()].into_iter());
+        assert_eq!(found.await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn only_our_own_build_of_our_own_programs_will_do() {
+        let folder = brought(Binary::Pause, "1.36");
+        let found = Binary::Pause.find([folder.path().to_owned()].into_iter());
+        assert_eq!(found.await.unwrap(), None);
     }
 
     #[test]

@@ -26,13 +26,19 @@ const FLAGS: [&str; 2] = ["-trimpath", "-mod=readonly"];
 /// Tasks of this process that want to build: one after the other, in silence.
 static BUILDING: Mutex<()> = Mutex::const_new(());
 
+/// The path of our own build of `binary`, if there is one.
+pub fn built(binary: Binary) -> Result<Option<PathBuf>> {
+    let path = module_dir(binary.module())?.join(binary.name());
+    Ok(path.is_file().then_some(path))
+}
+
 /// The path of our own build of `binary`; builds it when the cache has none.
 pub async fn build(binary: Binary) -> Result<PathBuf> {
-    let folder = module_dir(binary.module())?;
-    let path = folder.join(binary.name());
-    if path.is_file() {
+    if let Some(path) = built(binary)? {
         return Ok(path);
     }
+    let folder = module_dir(binary.module())?;
+    let path = folder.join(binary.name());
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let _task = BUILDING.lock().await;
     let _process = wait_for_lock(&folder, binary).await?;

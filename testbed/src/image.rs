@@ -6,12 +6,12 @@ mod static_binary;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 pub use layer::Layer;
 pub use oci::{Config, write};
+pub(crate) use static_binary::MUSL;
 pub use static_binary::static_binary;
 
 use crate::packages::{self, Package};
@@ -27,13 +27,9 @@ pub const PAUSE: &str = "persona.test/pause:dev";
 /// User and group of every image: no privilege, no entry in the host's /etc/passwd.
 pub const USER: u32 = 65532;
 
-const CERTIFICATES: &[Package] = &[Package {
+pub(crate) const CERTIFICATES: &[Package] = &[Package {
     name: "ca-certificates",
     file: "/usr/share/ca-certificates/mozilla",
-}];
-const REDIS_PACKAGES: &[Package] = &[Package {
-    name: "redis-tools",
-    file: "/usr/bin/redis-check-rdb",
 }];
 
 /// Writes the operator's image to `out`: the static `binary` and a CA bundle on scratch.
@@ -64,19 +60,12 @@ pub fn single_binary(name: &str, binary: &Path, out: &Path) -> Result<()> {
 /// # Errors
 /// Redis is not installed and cannot be, or a file cannot be read or written.
 pub fn redis(out: &Path) -> Result<()> {
-    packages::ensure_blocking(REDIS_PACKAGES)?;
+    packages::ensure_blocking(crate::redis::PACKAGES)?;
     let mut layer = Layer::default();
     // One binary has both roles in Debian and looks at the name it was started under.
-    dynamic(
-        &mut layer,
-        Path::new("/usr/bin/redis-check-rdb"),
-        "usr/local/bin/redis-server",
-    )?;
-    dynamic(
-        &mut layer,
-        Path::new("/usr/bin/redis-cli"),
-        "usr/local/bin/redis-cli",
-    )?;
+    let server = Path::new("/usr/bin/redis-check-rdb");
+    layer.program("usr/local/bin/redis-server", server)?;
+    layer.program("usr/local/bin/redis-cli", Path::new("/usr/bin/redis-cli"))?;
     write(
         &layer,
         &Config::new(REDIS, "/usr/local/bin/redis-server"),
@@ -84,30 +73,11 @@ pub fn redis(out: &Path) -> Result<()> {
     )
 }
 
-/// Adds a dynamically linked binary, its loader and its libraries, each where the loader looks for it.
-fn dynamic(layer: &mut Layer, binary: &Path, path: &str) -> Result<()> {
-    let output = Command::new("ldd")
-        .arg(binary)
-        .output()
-        .context("cannot run ldd")?;
-    let text = String::from_utf8(output.stdout)?;
-    if !output.status.success() {
-        bail!(
-            "ldd {}: {}",
-            binary.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    layer.file(path, binary, 0o755);
-    // Lines: `libssl.so.3 => /lib/…/libssl.so.3 (0x…)`, and the loader: `/lib64/ld-linux… (0x…)`.
-    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
-        layer.file(library.trim_start_matches('/'), Path::new(library), 0o755);
-    }
-    Ok(())
-}
-
 /// Mozilla's certificates as Debian ships them; never those that only this machine trusts.
-fn ca_bundle() -> Result<Vec<u8>> {
+///
+/// # Errors
+/// They are not installed and cannot be, or cannot be read.
+pub fn ca_bundle() -> Result<Vec<u8>> {
     packages::ensure_blocking(CERTIFICATES)?;
     let mut files = Vec::<PathBuf>::new();
     for entry in fs::read_dir(CERTIFICATES[0].file)? {

@@ -26,20 +26,25 @@ pub mod progress;
 pub mod prometheus;
 pub mod real_node;
 pub mod redis;
+pub mod registry;
 pub mod run_dir;
+pub mod stack;
 mod toolchain;
+mod venv;
 
 pub use self::binaries::Binary;
 pub use self::cluster::Cluster;
 pub use self::component::Component;
 pub use self::kwok::{FakeGpu, FakeNode};
 pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
-pub use self::nodes::real_node_wanted;
+pub use self::nodes::{NodeKind, real_node_wanted};
 pub use self::options::Options;
 pub use self::process_node::{ProcessNode, ProcessNodeOptions};
 pub use self::prometheus::{Prometheus, PrometheusOptions, Sample};
 pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
+pub use self::stack::{Stack, StackOptions};
+pub use self::venv::openai_python;
 
 /// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is
 /// the same provider everywhere in this workspace.

@@ -3,26 +3,23 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::component::tail;
+use crate::process::spawn_bound;
+use crate::run_dir::{DataDir, RunDir};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
-use tempfile::TempDir;
-
-use crate::packages::{self, Package};
 
 /// The name that the server's answers carry, and under which `/v1/models` lists it.
 pub const MODEL_NAME: &str = "smollm2-135m";
 
 const REQUIREMENTS: &str = include_str!("../model-requirements.txt");
 const SERVER: &str = include_str!("../model_server.py");
-const PYTHON: &[Package] = &[Package {
-    name: "python3-venv",
-    file: "/usr/share/doc/python3-venv",
-}];
 const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// How a model server runs.
@@ -58,10 +55,11 @@ impl Default for ModelOptions {
 /// A running llama.cpp server. It ends when this value is dropped, and with the process that holds it.
 #[derive(Debug)]
 pub struct ModelServer {
-    // The server stops when its stdin ends, so the pipe in `child` ties its life to ours.
+    // It stops in good order when its stdin ends, so the pipe in `child` ties its life to ours.
     child: Child,
     address: SocketAddr,
-    folder: TempDir,
+    log: PathBuf,
+    _data: DataDir,
 }
 
 impl ModelServer {
@@ -75,10 +73,11 @@ impl ModelServer {
 
     fn start_blocking(options: &ModelOptions) -> Result<Self> {
         let environment = environment()?;
-        let folder = tempfile::Builder::new()
-            .prefix("persona-testbed-model-")
-            .tempdir()?;
-        let script = folder.path().join("model_server.py");
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let name = format!("model{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let run = RunDir::current()?;
+        let data = run.data(&name)?;
+        let script = data.path().join("model_server.py");
         fs::write(&script, SERVER)?;
         let mut command = Command::new(environment.join("bin/python"));
         command
@@ -93,23 +92,27 @@ impl ModelServer {
         for adapter in &options.adapters {
             command.arg("--adapter").arg(adapter);
         }
-        let log = folder.path().join("model.log");
-        let mut child = command
+        let log = run.logs().join(format!("{name}.log"));
+        command
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(&log)?)
-            .spawn()
-            .context("cannot start the model server")?;
+            .stderr(File::create(&log)?);
+        let mut child = spawn_bound(command).context("cannot start the model server")?;
         match listening(&mut child) {
             Ok(address) => Ok(Self {
                 child,
                 address,
-                folder,
+                log,
+                _data: data,
             }),
             Err(e) => {
                 end(&mut child);
-                let words = fs::read_to_string(&log)?;
-                Err(e.context(format!("the model server did not start:\n{words}")))
+                let words = tail(&log, 12)?;
+                let log = log.display();
+                Err(e.context(format!(
+                    "the model server did not start; the end of {log}:\n{words}"
+                )))
             }
         }
     }
@@ -125,8 +128,13 @@ impl ModelServer {
     }
 
     /// What the server wrote about itself.
-    pub fn log(&self) -> PathBuf {
-        self.folder.path().join("model.log")
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    pub fn pid(&self) -> i32 {
+        // Linux has no pid above 2^22.
+        self.child.id().cast_signed()
     }
 
     /// The value of one of llama.cpp's own metrics, e.g. `tokens_predicted_total`.
@@ -217,47 +225,7 @@ fn weights_in(environment: &Path) -> Result<PathBuf> {
     )
 }
 
-/// The Python environment with server and weights, one for each state of the requirements file.
+/// The Python environment with server and weights.
 fn environment() -> Result<PathBuf> {
-    let digest = hex::encode(Sha256::digest(REQUIREMENTS));
-    let folder = crate::cache::folder(&format!("model-{}", &digest[..12]))?;
-    crate::cache::fill_once(&folder, || install(&folder))?;
-    Ok(folder)
-}
-
-fn install(folder: &Path) -> Result<()> {
-    crate::progress::line(format_args!(
-        "installing the language model (130 MB) into {}",
-        folder.display()
-    ));
-    if run(Command::new("python3").args(["-m", "ensurepip", "--version"])).is_err() {
-        packages::ensure_blocking(PYTHON)?;
-    }
-    run(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(folder))?;
-    let requirements = folder.join("requirements.txt");
-    fs::write(&requirements, REQUIREMENTS)?;
-    let mut pip = Command::new(folder.join("bin/python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-        "--requirement",
-    ]);
-    run(pip.arg(&requirements))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    if !output.status.success() {
-        let words = [output.stdout, output.stderr].concat();
-        bail!("{command:?}: {}", String::from_utf8_lossy(&words).trim());
-    }
-    Ok(())
+    crate::venv::environment("model", REQUIREMENTS, "the language model (130 MB)")
 }

@@ -1,11 +1,58 @@
-//! Which kinds of nodes tests may use: `TESTBED_NODES=process,fake` leaves the real node out.
+//! The kinds of nodes, and which of them tests may use: `TESTBED_NODES=process,fake` leaves the real
+//! node out.
 
 use std::env;
+use std::fmt;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use serde::{Deserialize, Serialize};
+
+use crate::real_node;
+
 /// A list of `real`, `process` and `fake`; unset means all.
 pub const VARIABLE: &str = "TESTBED_NODES";
+
+/// What a pod becomes on a node.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// Containers: isolation, limits, Services and DNS are real. Takes root.
+    Real,
+    /// Processes of this machine, started in milliseconds.
+    Process,
+    /// Nothing: KWOK says that they run. For scheduling and for GPUs this machine does not have.
+    Fake,
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Real => "real",
+            Self::Process => "process",
+            Self::Fake => "fake",
+        })
+    }
+}
+
+/// The node for someone who does not say which, and why it is this one.
+pub fn default_kind() -> (NodeKind, String) {
+    choose(real_node::possible())
+}
+
+fn choose(real: Result<(), String>) -> (NodeKind, String) {
+    match real {
+        Ok(()) => (NodeKind::Real, "containers, because this is root".into()),
+        Err(reason) => (
+            NodeKind::Process,
+            format!(
+                "pods are processes without isolation, because a real node is not possible: {reason}"
+            ),
+        ),
+    }
+}
 
 static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
 
@@ -47,7 +94,15 @@ extern "C" fn report() {
 
 #[cfg(test)]
 mod tests {
-    use super::names_real;
+    use super::*;
+
+    #[test]
+    fn process_node_is_the_default_only_where_a_real_one_is_not_possible_and_it_says_so() {
+        assert_eq!(choose(Ok(())).0, NodeKind::Real);
+        let (kind, why) = choose(Err("it takes root".to_owned()));
+        assert_eq!(kind, NodeKind::Process);
+        assert!(why.contains("not possible: it takes root"), "{why}");
+    }
 
     #[test]
     fn real_node_is_wanted_unless_a_list_leaves_it_out() {

@@ -20,12 +20,35 @@ pub struct Package {
 const LOCK: &str = "/run/lock/persona-testbed-packages";
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
+/// What builds an image from a Dockerfile without an engine.
+pub const BUILDAH: &[Package] = &[Package {
+    name: "buildah",
+    file: "/usr/bin/buildah",
+}];
+
+/// All that the testbed may want some day; `root` includes what only a root can use.
+pub fn all(root: bool) -> Vec<Package> {
+    let groups = [
+        crate::redis::PACKAGES,
+        crate::venv::PYTHON,
+        crate::image::CERTIFICATES,
+        crate::prometheus::PACKAGES,
+    ];
+    let for_root = [crate::real_node::PACKAGES, crate::image::MUSL, BUILDAH];
+    let mut all = groups.concat();
+    if root {
+        all.extend(for_root.concat());
+    }
+    all
+}
+
 /// Installs what is missing of `packages`, without starting any service they bring.
 ///
 /// # Errors
 /// Not root, or not Debian: the error names the packages and the command. Or apt failed.
-pub async fn ensure(packages: &'static [Package]) -> Result<()> {
-    tokio::task::spawn_blocking(|| ensure_blocking(packages)).await?
+pub async fn ensure(packages: &[Package]) -> Result<()> {
+    let packages = packages.to_vec();
+    tokio::task::spawn_blocking(move || ensure_blocking(&packages)).await?
 }
 
 /// As [`ensure`], for threads that may block.
@@ -45,19 +68,25 @@ fn missing(packages: &[Package]) -> Vec<&'static str> {
     absent.map(|p| p.name).collect()
 }
 
-fn install(packages: &[Package]) -> Result<()> {
-    let command = |names: &[&str]| {
-        let names = names.join(" ");
-        format!("apt-get install -y --no-install-recommends {names}")
-    };
-    let names = missing(packages);
-    if !nix::unistd::geteuid().is_root() {
+/// What a person types who is root.
+fn command(names: &[&str]) -> String {
+    let names = names.join(" ");
+    format!("apt-get install -y --no-install-recommends {names}")
+}
+
+fn require_root(is_root: bool, names: &[&str]) -> Result<()> {
+    if !is_root {
         bail!(
             "not installed: {}; run: sudo {}",
             names.join(", "),
-            command(&names)
+            command(names)
         );
     }
+    Ok(())
+}
+
+fn install(packages: &[Package]) -> Result<()> {
+    require_root(nix::unistd::geteuid().is_root(), &missing(packages))?;
     let file = fs::File::create(LOCK).with_context(|| format!("cannot create {LOCK}"))?;
     let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
     // Another testbed may have installed them while this one waited.
@@ -132,5 +161,36 @@ impl Drop for NoServices {
                 "remove {POLICY} by hand, it keeps services from starting: {e}"
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISSING: Package = Package {
+        name: "no-such-package",
+        file: "/no/such/file",
+    };
+
+    #[test]
+    fn who_is_not_root_is_told_the_exact_command() {
+        let error = require_root(false, &["runc", "iptables"]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not installed: runc, iptables; \
+             run: sudo apt-get install -y --no-install-recommends runc iptables"
+        );
+        require_root(true, &["runc"]).unwrap();
+    }
+
+    #[test]
+    fn only_the_file_decides_what_is_missing() {
+        let there = Package {
+            name: "a-shell-from-somewhere",
+            file: "/bin/sh",
+        };
+        assert_eq!(missing(&[there, MISSING]), ["no-such-package"]);
+        ensure_blocking(&[there]).unwrap();
     }
 }

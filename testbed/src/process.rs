@@ -133,6 +133,17 @@ fn reap(
     exit.send_replace(status.ok());
 }
 
+/// Whether there is a process `pid` that runs: a zombie that nobody collects runs no more.
+pub fn is_alive(pid: i32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    // After the name, which may contain anything: ") S 1 …".
+    let state = state.ok().and_then(|stat| {
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.trim_start().chars().next()
+    });
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
 type Request = (Command, SyncSender<std::io::Result<Child>>);
 
 /// Spawns on the thread that lives as long as this process; the child dies with it.
@@ -182,10 +193,6 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         command
-    }
-
-    fn is_alive(pid: i32) -> bool {
-        signal::kill(Pid::from_raw(pid), None).is_ok()
     }
 
     #[tokio::test]

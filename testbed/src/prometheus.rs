@@ -16,7 +16,7 @@ use crate::packages::{self, Package};
 use crate::probe::Probe;
 use crate::run_dir::{DataDir, RunDir};
 
-const PACKAGES: &[Package] = &[Package {
+pub(crate) const PACKAGES: &[Package] = &[Package {
     name: "prometheus",
     file: "/usr/bin/prometheus",
 }];

@@ -6,6 +6,7 @@
 mod cgroups;
 mod config;
 mod forward;
+mod possible;
 mod sandbox;
 
 use std::fs;
@@ -24,6 +25,8 @@ use tokio::sync::OnceCell;
 
 use self::config::{FOLDER, Facts};
 use self::forward::Forward;
+pub(crate) use self::possible::possible;
+pub use self::possible::{require_possible, require_root};
 use self::sandbox::Sandbox;
 use crate::binaries::Binary;
 use crate::certs;
@@ -39,7 +42,7 @@ use crate::run_dir::{DataDir, RunDir};
 /// The name of the node in the cluster.
 pub const NAME: &str = "real";
 
-const PACKAGES: &[Package] = &[
+pub(crate) const PACKAGES: &[Package] = &[
     Package {
         name: "containerd",
         file: "/usr/bin/containerd",
@@ -84,18 +87,6 @@ pub struct RealNode {
     operator: OnceCell<()>,
     redis: OnceCell<()>,
     folder: DataDir,
-}
-
-/// Fails when this process may not make a real node, with what to do about it.
-pub fn require_root() -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    bail!(
-        "a real node takes root (namespaces, mounts, cgroups). Run as root, or leave out what needs it: \
-         {}=process,fake cargo test",
-        crate::nodes::VARIABLE
-    )
 }
 
 impl RealNode {

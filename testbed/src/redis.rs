@@ -149,7 +149,7 @@ impl Redis {
 }
 
 /// The server as redis-tools brings it: a package without a service, in which it is called redis-check-rdb.
-const SERVER: &[Package] = &[Package {
+pub(crate) const PACKAGES: &[Package] = &[Package {
     name: "redis-tools",
     file: "/usr/bin/redis-check-rdb",
 }];
@@ -163,8 +163,8 @@ async fn server() -> Result<PathBuf> {
     if let Some(program) = installed {
         return Ok(program);
     }
-    packages::ensure(SERVER).await?;
-    Ok(PathBuf::from(SERVER[0].file))
+    packages::ensure(PACKAGES).await?;
+    Ok(PathBuf::from(PACKAGES[0].file))
 }
 
 fn config(options: &RedisOptions, port: u16, password: &str, data: &DataDir) -> String {

@@ -35,7 +35,7 @@ impl RunDir {
         })
     }
 
-    /// Gives this process a folder with a name of its own (`cargo testbed up --name`). Fails when
+    /// Gives this process a folder with a name of its own (see [`crate::registry`]). Fails when
     /// another living process has that name, or when this process has a folder already.
     pub fn claim(name: &str) -> Result<&'static Self> {
         let dir = current(|| Ok(name.to_owned()))?;
@@ -55,6 +55,13 @@ impl RunDir {
     /// One log file a component; what a failed start points at.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
+    }
+
+    /// Removes the folder, logs and all: the last thing that an owner does whose work went well.
+    pub fn remove(&self) -> Result<()> {
+        let _guard = lock_root(&root())?;
+        fs::remove_dir_all(&self.path)
+            .with_context(|| format!("cannot remove {}", self.path.display()))
     }
 
     /// A fresh data folder, removed when the returned value is dropped.
@@ -97,6 +104,24 @@ pub fn is_owned(dir: &Path) -> bool {
     }
 }
 
+/// Removes the run folder `dir` unless a living process owns it. Answers whether it did.
+pub fn remove_dead(dir: &Path) -> Result<bool> {
+    let _guard = lock_root(&root())?;
+    if is_owned(dir) || !dir.exists() {
+        return Ok(false);
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    Ok(true)
+}
+
+/// Under this lock nobody can mistake a folder whose owner is not locked yet for a dead one.
+fn lock_root(root: &Path) -> Result<File> {
+    let lock = lock_file(&root.join(".lock"))?;
+    lock.lock()
+        .context("cannot lock the testbed's temp folder")?;
+    Ok(lock)
+}
+
 /// A data folder of one cluster or Redis; goes with its owner.
 #[derive(Debug)]
 pub struct DataDir {
@@ -118,11 +143,7 @@ impl Drop for DataDir {
 fn create(root: &Path, name: &str) -> Result<RunDir> {
     let path = root.join(name);
     make_private(root)?;
-    // Under the root's lock nobody can mistake a folder whose owner is not locked yet for a dead one.
-    let guard = lock_file(&root.join(".lock"))?;
-    guard
-        .lock()
-        .context("cannot lock the testbed's temp folder")?;
+    let _guard = lock_root(root)?;
     sweep(root);
     if is_owned(&path) {
         bail!(

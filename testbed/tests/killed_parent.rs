@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use testbed::process::Process;
+use testbed::process::{Process, is_alive};
 use testbed::{Cluster, Component, Redis};
 
 const VICTIM: &str = "TESTBED_TEST_VICTIM_WRITES_PIDS_TO";
@@ -64,15 +64,6 @@ async fn be_the_victim(file: &Path) {
     std::fs::write(&partial, pids.join(" ")).unwrap();
     std::fs::rename(partial, file).unwrap();
     std::future::pending::<()>().await;
-}
-
-/// A zombie that init has not collected yet runs no more.
-fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| !rest.trim_start().starts_with('Z'))
-    })
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {

@@ -1,5 +1,11 @@
 //! The worker and its providers: against servers that misbehave, a real language model, a real Redis.
 
+mod answers;
 mod faults;
+mod fixture;
+mod life;
 mod model;
+mod outage;
+mod process;
+mod retries;
 mod upstream;

@@ -25,6 +25,8 @@ pub enum Step {
     Send(String),
     /// Sends the bytes again and again, with a pause between.
     Drip(&'static str, Duration),
+    /// Sends nothing for a while.
+    Pause(Duration),
     /// Sends nothing more, until the client closes.
     Hang,
 }
@@ -32,6 +34,8 @@ pub enum Step {
 /// A request as it came in.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// 1 for the first request.
+    pub number: usize,
     /// Like `POST /v1/chat/completions HTTP/1.1`, and the headers.
     pub head: String,
     /// JSON body.
@@ -128,7 +132,8 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
     while let Some((head, body)) = read_request(&mut stream).await {
         let received = {
             let mut all = state.received.lock().expect("no panic");
-            let received = Received { head, body };
+            let number = all.len() + 1;
+            let received = Received { number, head, body };
             all.push(received.clone());
             received
         };
@@ -167,6 +172,10 @@ async fn play(stream: &mut TcpStream, steps: &[Step]) -> bool {
                         tokio::time::sleep(*pause).await;
                     }
                     false
+                }
+                Step::Pause(time) => {
+                    tokio::time::sleep(*time).await;
+                    true
                 }
                 Step::Hang => std::future::pending().await,
             }

@@ -77,11 +77,13 @@ async fn create(cx: &Context, pods: &Api<Pod>, o: &Observed, plan: &Plan, memory
         .await;
     match results.into_iter().find_map(Result::err) {
         None if plan.create.is_empty() => {}
-        None => memory.creation = super::plan::Backoff::default(),
+        None => memory.refused.succeed(plan.create.len()),
         Some(error) => {
             let words = words(&error);
-            let news = memory.creation.failures == 0;
-            memory.creation.fail(Timestamp::now(), words.clone());
+            let news = memory.refused.failures == 0;
+            memory
+                .refused
+                .fail(Timestamp::now(), words.clone(), plan.create.len());
             if news {
                 let note = format!("a worker's pod cannot be made: {words}");
                 let news = News::warning("CreateFailed", "CreatePod", note);

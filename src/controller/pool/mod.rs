@@ -61,7 +61,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     measure(cx, &seen, &plan, &status::count(&seen, memory));
     let written = write_status(cx, &seen, &plan, memory).await?;
     applied?;
-    let times = [plan.again_at, written, memory.creation.until];
+    let times = [plan.again_at, written, memory.refused.until];
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }
 

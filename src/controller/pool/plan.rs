@@ -14,6 +14,8 @@ use crate::scaling::{self, Candidate, Decision, Fresh, Numbers, victims};
 
 /// First and longest pause before a pod that failed is replaced, and after a refused creation.
 const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
+/// So long after the last pause, with a worker Ready, failed pods are forgotten.
+const QUIET: Span = Span::secs(60);
 /// After so long without a node for its pods a pool adds no more of them.
 const STUCK: Span = Span::secs(60);
 
@@ -27,8 +29,10 @@ pub struct Memory {
     pub draining: HashMap<String, Timestamp>,
     /// Failed pods that were counted.
     pub failed: BTreeSet<String>,
-    /// Pauses before the next creation.
-    pub creation: Backoff,
+    /// Creations that the API server refused.
+    pub refused: Backoff,
+    /// Pods that failed after they were made.
+    pub lost: Backoff,
     /// When the status was last written.
     pub written: Option<Timestamp>,
 }
@@ -42,11 +46,13 @@ pub struct Backoff {
     pub until: Option<Timestamp>,
     /// The last failure, in the words of who refused.
     pub words: String,
+    /// Pods that may be created at once; none = any number.
+    batch: Option<usize>,
 }
 
 impl Backoff {
-    /// One more failure.
-    pub fn fail(&mut self, now: Timestamp, words: String) {
+    /// One more failure, of this many pods.
+    pub fn fail(&mut self, now: Timestamp, words: String, pods: usize) {
         let (first, longest) = BACKOFF;
         let pause = first
             .as_millis()
@@ -55,19 +61,24 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         self.until = Some(after(now, Span::millis(pause)));
         self.words = words;
+        self.batch = Some((self.batch.unwrap_or(pods) / 2).max(1));
     }
 
-    /// Pods that may be created at once: after a failure one, then twice as many at each success.
-    pub fn batch(&self, wanted: usize) -> usize {
-        if self.failures == 0 {
-            wanted
+    /// This many pods went well; the next time twice as many may be made.
+    pub fn succeed(&mut self, pods: usize) {
+        let batch = self.batch.map(|batch| batch.saturating_mul(2));
+        *self = Self {
+            batch: batch.filter(|batch| *batch <= pods.max(1).saturating_mul(2)),
+            ..Self::default()
+        };
+    }
+
+    fn allowed(&self, now: Timestamp, wanted: usize) -> usize {
+        if self.until.is_some_and(|until| now < until) {
+            0
         } else {
-            wanted.min(1)
+            self.batch.map_or(wanted, |batch| batch.min(wanted))
         }
-    }
-
-    fn holds(&self, now: Timestamp) -> bool {
-        self.until.is_some_and(|until| now < until)
     }
 }
 
@@ -133,9 +144,8 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
     remove_failed(o, memory, &mut plan);
-    if memory.creation.holds(o.now) {
-        times.extend(memory.creation.until);
-    }
+    let pauses = [&memory.refused, &memory.lost].map(|backoff| backoff.until);
+    times.extend(pauses.into_iter().flatten().filter(|until| *until > o.now));
     plan.again_at = times.into_iter().min();
     plan
 }
@@ -173,6 +183,13 @@ impl<'a> Fleet<'a> {
             .draining
             .retain(|uid, _| known.contains(uid.as_str()));
         memory.failed.retain(|uid| known.contains(uid.as_str()));
+        let quiet = memory
+            .lost
+            .until
+            .is_some_and(|until| after(until, QUIET) <= o.now);
+        if quiet && o.pods.iter().any(|pod| pod.ready) {
+            memory.lost = Backoff::default();
+        }
         let mut fleet = Self {
             stats,
             workers,
@@ -253,10 +270,11 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
         let surge = (size / 4).max(1);
         missing = missing.min((size + surge).saturating_sub(there));
     }
-    if memory.creation.holds(o.now) || is_stuck(o, fleet) {
+    if is_stuck(o, fleet) {
         return;
     }
-    let missing = memory.creation.batch(missing);
+    let missing = memory.refused.allowed(o.now, missing);
+    let missing = memory.lost.allowed(o.now, missing);
     let taken: BTreeSet<&str> = o.pods.iter().map(|pod| pod.name.as_str()).collect();
     let pool = o.pool.metadata.name.as_deref().unwrap_or_default();
     plan.create = (0..)
@@ -329,7 +347,7 @@ fn remove_failed(o: &Observed, memory: &mut Memory, plan: &mut Plan) {
     for pod in &o.pods {
         let Some(words) = &pod.failed else { continue };
         if memory.failed.insert(pod.uid.clone()) {
-            memory.creation.fail(o.now, words.clone());
+            memory.lost.fail(o.now, words.clone(), usize::MAX);
         }
         if !pod.deleting {
             plan.delete.push(Removal {
@@ -345,3 +363,6 @@ fn after(time: Timestamp, span: Span) -> Timestamp {
     time.checked_add(span.as_duration())
         .unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;

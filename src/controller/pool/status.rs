@@ -156,12 +156,12 @@ fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<
         scaling_active(o),
         schedulable(o),
     ];
-    if memory.creation.failures > 0 {
-        verdicts.push(Verdict::yes(
-            REPLICA_FAILURE,
-            "CreateFailed",
-            &*memory.creation.words,
-        ));
+    if memory.refused.failures > 0 {
+        let words = &*memory.refused.words;
+        verdicts.push(Verdict::yes(REPLICA_FAILURE, "CreateFailed", words));
+    } else if memory.lost.failures > 0 {
+        let words = &*memory.lost.words;
+        verdicts.push(Verdict::yes(REPLICA_FAILURE, "PodsFailed", words));
     }
     verdicts
 }
@@ -191,8 +191,8 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
             format!("{floor}, but a pod waits: {reason}: {words}"),
         );
     }
-    if memory.creation.failures > 0 {
-        let words = &memory.creation.words;
+    if memory.refused.failures > 0 {
+        let words = &memory.refused.words;
         return Verdict::no(
             READY,
             "CreateFailed",

@@ -42,7 +42,7 @@ local function begin(ns, t, c, w, clock, now)
   w.leases[#w.leases + 1] = t.id
   w.tasks[#w.tasks + 1] = t.id
   return { t.id, c.id, fence, t.payload, p.generation, t.attempts + 1, t.deadline - now,
-    now - t.enqueued_at, t.stream, t.solo and 1 or 0, p.pool }, clock
+    now - t.enqueued_at, t.stream, t.solo and 1 or 0, p.pool, p.since }, clock
 end
 
 -- Writes down what `begin` gave a worker.
@@ -72,12 +72,17 @@ local function expire(ns, t)
   end_task(ns, t, failure('expired', 'expired', 'no worker was free before the deadline', 504))
 end
 
--- Takes a running task off its worker and persona, and charges what it really took.
+local function orphaned(ns, t)
+  end_task(ns, t, failure('failed', 'persona_deleted', 'the persona was deleted', 404))
+end
+
+-- Takes a running task off its worker and persona, and charges what it really took (not to another
+-- persona of the same name).
 local function stop(ns, t, p, now)
   call('SREM', ns .. 'run:' .. t.persona, t.id)
   call('ZREM', ns .. 'lease:' .. t.worker, t.id)
   if t.own == 1 then call('HSET', ns .. 'w:' .. t.worker, 'active_at', now) end
-  if p then p.vt = math.max(0, p.vt - t.charged + charge(p, now - t.taken_at)) end
+  if p and t.enqueued_at >= p.since then p.vt = math.max(0, p.vt - t.charged + charge(p, now - t.taken_at)) end
 end
 
 -- Back to its old place, which is the head of its priority. What it has said so far is forgotten.
@@ -106,7 +111,7 @@ end
 local function resume(ns, t, p, orphan, now, reason)
   if reason then t.attempts = t.attempts + 1 end
   if orphan then
-    end_task(ns, t, failure('failed', 'persona_deleted', 'the persona was deleted', 404))
+    orphaned(ns, t)
     return 'removed'
   elseif t.stream == 1 and t.emitted then
     end_task(ns, t, failure('failed', 'interrupted', 'the worker went away in the middle of the answer', 502))

@@ -13,7 +13,7 @@ local function claim(ns, a)
   local t = load_task(ns, task)
   if not t or t.state ~= 'queued' or t.deadline <= now then return { 'not_queued' } end
   local p = load_persona(ns, t.persona)
-  if not p or p.pool == '' then return { 'not_next' } end
+  if not p or p.pool == '' or t.enqueued_at < p.since then return { 'not_next' } end
   if memory_above(TAKE_MARK, now, 0) then return { 'out_of_memory' } end
   local running = call('SCARD', ns .. 'run:' .. t.persona)
   if p.suspended == 1 or p.not_before > now or running >= p.concurrency
@@ -21,12 +21,12 @@ local function claim(ns, a)
     return { 'not_next' }
   end
 
-  local h = call('HMGET', ns .. 'w:' .. uid, 'instance', 'draining', 'slots', 'solo', 'hold', 'pool', 'lanes',
-    'heartbeat_at')
+  local h = call('HMGET', ns .. 'w:' .. uid, 'instance', 'draining', 'slots', 'solo', 'hold', 'lanes')
+  local seen = call('ZSCORE', ns .. 'workers:' .. p.pool, uid)
   local leased = call('ZCARD', ns .. 'lease:' .. uid)
   local slots = tonumber(h[3] or 0)
-  if not h[1] or h[2] == '1' or h[6] ~= p.pool or not serves(h[7], p.lane) or leased >= slots
-    or now - tonumber(h[8] or 0) >= LIVE or (leased > 0 and (h[4] == '1' or t.solo or (h[5] or '') ~= '')) then
+  if not h[1] or h[2] == '1' or not seen or now - tonumber(seen) >= LIVE or not serves(h[6], p.lane)
+    or leased >= slots or (leased > 0 and (h[4] == '1' or t.solo or (h[5] or '') ~= '')) then
     return { 'no_slot' }
   end
 

@@ -5,8 +5,10 @@ local function close(ns, a)
   local members = call('SMEMBERS', ns .. 'members:' .. pool)
   local queued, running = 0, 0
   for _, id in ipairs(members) do queued = queued + call('ZCARD', ns .. 'q:' .. id) end
-  for _, uid in ipairs(call('ZRANGE', ns .. 'workers:' .. pool, 0, -1)) do
-    running = running + call('ZCARD', ns .. 'lease:' .. uid)
+  -- All workers there are: one that has gone, or never registered, may still hold tasks.
+  for _, uid in ipairs(call('ZRANGE', ns .. 'workers', 0, -1)) do
+    local leased = call('ZCARD', ns .. 'lease:' .. uid)
+    if leased > 0 and call('HGET', ns .. 'w:' .. uid, 'pool') == pool then running = running + leased end
   end
   if #members > 0 or running > 0 then return { 'busy', #members, queued, running } end
   call('DEL', ns .. 'pool:' .. pool, ns .. 'members:' .. pool, ns .. 'active:' .. pool, ns .. 'later:' .. pool)

@@ -6,6 +6,7 @@ local function drain(ns, a)
   if (h[1] or '0') ~= a[2] then
     call('HSET', worker, 'draining', a[2], 'drain_at', now)
     call('ZADD', ns .. 'workers', 'NX', now, a[1])
+    call('PUBLISH', ns .. 'ctl:' .. a[1], '')
     if a[2] == '0' and h[2] then ring_lanes(ns, h[2], split_lanes(h[3]), now) end
   end
   return call('ZCARD', ns .. 'lease:' .. a[1])

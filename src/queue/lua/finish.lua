@@ -4,11 +4,11 @@ local function finish(ns, a)
   local t = fenced(ns, a[1], a[2])
   if not t then return 0 end
   local now = clock_ms()
-  local p = load_persona(ns, t.persona)
+  local p, orphan = persona_of(ns, t)
   stop(ns, t, p, now)
   end_task(ns, t, a[3])
   if p then
-    if a[4] == '1' then
+    if a[4] == '1' and not orphan then
       local service = now - t.taken_at
       p.completed = p.completed + 1
       p.wait_sum = p.wait_sum + t.taken_at - t.enqueued_at

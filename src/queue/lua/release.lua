@@ -25,7 +25,7 @@ local function release(ns, a)
   local now, wait = clock_ms(), tonumber(a[4])
   local p, orphan = persona_of(ns, t)
   stop(ns, t, p, now)
-  if p and wait > 0 then
+  if p and not orphan and wait > 0 then
     if a[3] == 'rate_limited' then
       hold_off(ns, t.persona, p, now + wait, now)
     else

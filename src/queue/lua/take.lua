@@ -70,8 +70,10 @@ local function open_persona(ns, c, pool)
 end
 
 -- A task that must run alone waits for an empty worker. So that a busy pool does not starve it, one
--- worker is held for it (takes nothing more until it is empty) unless another live one is.
-local function hold_for(ns, t, w, now)
+-- worker of the pool is held for it (takes nothing more until it is empty) unless another live one
+-- is. Not a thief: it would take its own pool's tasks first when it is empty, and so never be alone.
+local function hold_for(ns, t, c, w, now)
+  if c.p.pool ~= w.pool then return end
   local key = ns .. 't:' .. t.id
   local holder = call('HGET', key, 'hold')
   if holder and holder ~= w.uid then
@@ -96,9 +98,12 @@ local function next_task(ns, c, w, now)
       if t.deadline <= now then
         call('ZREM', ns .. 'due', t.id)
         expire(ns, t)
+      elseif t.enqueued_at < c.p.since then
+        call('ZREM', ns .. 'due', t.id)
+        orphaned(ns, t)
       elseif t.solo and w.held > 0 then
         call('ZADD', queue, head[2], t.id)
-        hold_for(ns, t, w, now)
+        hold_for(ns, t, c, w, now)
         return nil
       else
         return t

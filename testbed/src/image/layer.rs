@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tar::{Builder, EntryType, Header};
 
 #[derive(Debug)]
@@ -31,6 +32,27 @@ impl Layer {
     pub fn bytes(&mut self, path: &str, contents: Vec<u8>, mode: u32) {
         self.entries
             .insert(path.into(), (Content::Bytes(contents), mode));
+    }
+
+    /// Adds the host's dynamically linked program `source`, with its loader and its libraries each where
+    /// the loader looks for it.
+    ///
+    /// # Errors
+    /// The loader does not find all of them.
+    pub fn program(&mut self, path: &str, source: &Path) -> Result<()> {
+        let output = Command::new("ldd").arg(source).output();
+        let output = output.context("cannot run ldd")?;
+        let text = String::from_utf8(output.stdout)?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            bail!("ldd {}: {}", source.display(), words.trim());
+        }
+        self.file(path, source, 0o755);
+        // Lines: `libssl.so.3 => /lib/…/libssl.so.3 (0x…)`, and the loader: `/lib64/ld-linux… (0x…)`.
+        for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+            self.file(library.trim_start_matches('/'), Path::new(library), 0o755);
+        }
+        Ok(())
     }
 
     /// The layer as an uncompressed tar.

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::packages::{self, Package};
+use crate::process::spawn_bound;
 
-const MUSL: &[Package] = &[Package {
+pub(crate) const MUSL: &[Package] = &[Package {
     name: "musl-tools",
     file: "/usr/bin/musl-gcc",
 }];
@@ -42,10 +43,9 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
         "building {name} for {triple} (some minutes the first time)"
     ));
     let start = Instant::now();
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let cargo = spawn_bound(command).context("cannot run cargo")?;
+    let output = cargo.wait_with_output()?;
     if !output.status.success() {
         bail!("cargo could not build {name}: {}", output.status);
     }

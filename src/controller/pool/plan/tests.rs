@@ -1,0 +1,356 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::api::WorkerPool;
+use crate::controller::pool::template::{Setup, template};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).expect("in range")
+}
+
+fn pool(spec: serde_json::Value) -> WorkerPool {
+    serde_json::from_value(serde_json::json!({
+        "apiVersion": "persona.dev/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "p", "namespace": "n", "uid": "pool-uid"},
+        "spec": spec,
+    }))
+    .expect("a pool")
+}
+
+/// A pool of min 1, max 8, 2 slots, that shrinks after 30 s, and what is seen of it.
+struct Scene {
+    o: Observed,
+    memory: Memory,
+}
+
+impl Scene {
+    fn new(spec: serde_json::Value) -> Self {
+        let mut merged = serde_json::json!({"slotsPerWorker": 2});
+        for (key, value) in spec.as_object().expect("an object") {
+            merged[key] = value.clone();
+        }
+        let pool = Arc::new(pool(merged));
+        let setup = Setup {
+            image: "i",
+            pull_policy: "Always",
+            queue_url: "redis://r",
+            queue_prefix: "persona",
+            credentials: &BTreeSet::new(),
+            drain_timeout: Span::secs(60),
+        };
+        let stats = PoolStats {
+            open: true,
+            epoch: Some("e".into()),
+            ..PoolStats::default()
+        };
+        Self {
+            o: Observed {
+                now: at(0),
+                template: template(&pool, &setup),
+                drain_timeout: Span::secs(60),
+                pods: Vec::new(),
+                stats: Ok(Arc::new(stats)),
+                pool,
+            },
+            memory: Memory::default(),
+        }
+    }
+
+    fn hash(&self) -> String {
+        self.o.template.hash.clone()
+    }
+
+    /// A Ready worker of the current template with that many requests.
+    fn worker(mut self, uid: &str, running: u32) -> Self {
+        let hash = self.hash();
+        self.add(uid, &hash, running);
+        self
+    }
+
+    fn add(&mut self, uid: &str, hash: &str, running: u32) {
+        self.o.pods.push(PodView {
+            name: format!("p-{hash}-{uid}"),
+            uid: uid.into(),
+            hash: hash.into(),
+            scheduled: true,
+            ready: true,
+            ..PodView::default()
+        });
+        self.stats().workers.push(WorkerStats {
+            uid: uid.into(),
+            slots: 2,
+            running,
+            ..WorkerStats::default()
+        });
+    }
+
+    fn stats(&mut self) -> &mut PoolStats {
+        Arc::make_mut(self.o.stats.as_mut().expect("fresh"))
+    }
+
+    fn demand(mut self, demand: u64) -> Self {
+        self.stats().demand = demand;
+        self
+    }
+
+    fn worker_stats(&mut self, uid: &str) -> &mut WorkerStats {
+        let workers = &mut self.stats().workers;
+        workers.iter_mut().find(|w| w.uid == uid).expect("a worker")
+    }
+
+    fn pod(&mut self, uid: &str) -> &mut PodView {
+        let pods = &mut self.o.pods;
+        pods.iter_mut().find(|p| p.uid == uid).expect("a pod")
+    }
+
+    /// Plans, and does what the plan says as far as the queue and the API server would at once.
+    fn visit(&mut self, second: i64) -> Plan {
+        self.o.now = at(second);
+        let plan = plan(&self.o, &mut self.memory);
+        for uid in &plan.drain {
+            self.memory.draining.insert(uid.clone(), self.o.now);
+            if let Some(worker) = self.stats().workers.iter_mut().find(|w| w.uid == *uid) {
+                worker.draining = true;
+                worker.drained = worker.running == 0;
+            }
+        }
+        for uid in &plan.undrain {
+            self.memory.draining.remove(uid);
+            self.worker_stats(uid).draining = false;
+        }
+        plan
+    }
+}
+
+fn uids(removals: &[Removal]) -> Vec<(&str, Why)> {
+    removals.iter().map(|r| (r.uid.as_str(), r.why)).collect()
+}
+
+#[test]
+fn demand_brings_all_missing_pods_at_once() {
+    let mut scene = Scene::new(serde_json::json!({})).demand(9);
+    let plan = scene.visit(0);
+    let hash = scene.hash();
+    let names: Vec<_> = (0..5).map(|slot| format!("p-{hash}-{slot}")).collect();
+    assert_eq!(plan.create, names);
+}
+
+#[test]
+fn names_of_pods_that_are_still_there_are_not_used_again() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}));
+    let hash = scene.hash();
+    scene.add("0", &hash, 0);
+    scene.pod("0").deleting = true;
+    assert_eq!(scene.visit(0).create, [format!("p-{hash}-1")]);
+}
+
+#[test]
+fn idle_workers_drain_then_go_and_busy_ones_stay() {
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("a", 1)
+        .worker("b", 0)
+        .worker("c", 0)
+        .demand(1);
+    assert!(scene.visit(0).drain.is_empty(), "not before the window");
+    let plan = scene.visit(31);
+    assert_eq!(plan.drain.len(), 2);
+    assert!(!plan.drain.contains(&"a".to_owned()));
+    assert!(plan.delete.is_empty(), "drained is said by the worker");
+    let plan = scene.visit(32);
+    let gone = uids(&plan.delete);
+    assert_eq!(gone, [("b", Why::Drained), ("c", Why::Drained)]);
+}
+
+#[test]
+fn a_draining_worker_with_a_request_stays_until_it_ends_or_its_time_is_over() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 0})).worker("a", 1);
+    assert_eq!(scene.visit(0).drain, ["a"]);
+    let plan = scene.visit(1);
+    assert!(plan.delete.is_empty());
+    assert_eq!(plan.again_at, Some(at(60)));
+    assert_eq!(uids(&scene.visit(60).delete), [("a", Why::TimedOut)]);
+}
+
+#[test]
+fn load_that_comes_back_calls_draining_workers_back_before_new_ones_are_made() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}))
+        .worker("a", 1)
+        .worker("b", 1);
+    let drained = scene.visit(0).drain;
+    assert_eq!(drained.len(), 1);
+    scene.o.pool = Arc::new(pool(
+        serde_json::json!({"replicas": 3, "slotsPerWorker": 2}),
+    ));
+    let plan = scene.visit(1);
+    assert_eq!(plan.undrain, drained);
+    assert_eq!(plan.create.len(), 1);
+}
+
+#[test]
+fn nothing_drains_or_goes_while_the_queue_cannot_be_read() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 0})).worker("a", 0);
+    scene.o.stats = Err("away".into());
+    let plan = scene.visit(0);
+    assert!(plan.drain.is_empty() && plan.delete.is_empty());
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("a", 0)
+        .worker("b", 0);
+    scene.visit(0);
+    scene.o.stats = Err("away".into());
+    for second in [40, 400, 4000] {
+        let plan = scene.visit(second);
+        assert_eq!(plan.decision.size, 2, "it holds");
+        assert!(plan.drain.is_empty() && plan.delete.is_empty());
+    }
+}
+
+#[test]
+fn a_flushed_queue_is_no_reason_to_shrink() {
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("a", 0)
+        .worker("b", 0);
+    scene.visit(0);
+    scene.stats().epoch = None;
+    assert!(scene.visit(100).drain.is_empty());
+}
+
+#[test]
+fn a_new_template_rolls_with_surge_and_never_below_the_size() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 4}));
+    for uid in ["a", "b", "c", "d"] {
+        scene.add(uid, "old", 1);
+    }
+    let plan = scene.visit(0);
+    assert_eq!(plan.create.len(), 1, "a quarter more");
+    assert!(plan.drain.is_empty());
+    let hash = scene.hash();
+    scene.add("e", &hash, 0);
+    scene.pod("e").ready = false;
+    assert!(scene.visit(1).drain.is_empty(), "the new one is not Ready");
+    scene.pod("e").ready = true;
+    let plan = scene.visit(2);
+    assert_eq!(plan.drain.len(), 1);
+    assert!(plan.create.is_empty(), "the old one is still there");
+}
+
+#[test]
+fn an_evicted_worker_takes_no_more_at_once_and_is_replaced() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
+    scene.pod("a").deleting = true;
+    let plan = scene.visit(0);
+    assert_eq!(plan.drain, ["a"]);
+    assert_eq!(plan.create.len(), 1);
+    assert!(scene.visit(1).drain.is_empty(), "once");
+}
+
+#[test]
+fn a_pod_that_never_began_goes_as_soon_as_it_is_marked() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
+    let hash = scene.hash();
+    scene.o.pods.push(PodView {
+        name: format!("p-{hash}-9"),
+        uid: "pending".into(),
+        hash,
+        ..PodView::default()
+    });
+    assert_eq!(scene.visit(0).drain, ["pending"]);
+    assert_eq!(
+        uids(&scene.visit(0).delete),
+        [("pending", Why::NeverStarted)]
+    );
+}
+
+#[test]
+fn failed_pods_are_replaced_with_growing_pauses() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 0);
+    scene.pod("a").failed = Some("Evicted: low on memory".into());
+    let first = scene.visit(0);
+    assert_eq!(uids(&first.delete), [("a", Why::Failed)]);
+    assert_eq!(first.create.len(), 1);
+    assert_eq!(first.again_at, Some(at(1)));
+    scene.pod("a").uid = "b".into();
+    scene.visit(1);
+    scene.pod("b").uid = "c".into();
+    assert!(scene.visit(2).create.is_empty(), "2 s after the second");
+    assert_eq!(scene.visit(20).create.len(), 1);
+}
+
+#[test]
+fn a_refusal_halves_what_is_made_at_once() {
+    let mut refused = Backoff::default();
+    refused.fail(at(0), "quota".into(), 40);
+    assert_eq!(refused.allowed(at(0), 40), 0);
+    assert_eq!(refused.allowed(at(1), 40), 20);
+    refused.fail(at(1), "quota".into(), 20);
+    assert_eq!(refused.allowed(at(3), 40), 10);
+    refused.succeed(10);
+    assert_eq!(refused.allowed(at(3), 40), 20);
+    assert_eq!(refused.failures, 0);
+}
+
+#[test]
+fn pods_that_find_no_node_are_not_joined_by_more() {
+    let mut scene = Scene::new(serde_json::json!({})).demand(2);
+    let hash = scene.hash();
+    scene.o.pods.push(PodView {
+        name: format!("p-{hash}-0"),
+        uid: "a".into(),
+        hash,
+        unschedulable: Some((at(0), "no GPU".into())),
+        ..PodView::default()
+    });
+    let mut more = scene.demand(8);
+    assert_eq!(more.visit(30).create.len(), 3);
+    assert!(more.visit(60).create.is_empty());
+}
+
+#[test]
+fn a_controller_that_comes_anew_takes_up_what_drains() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}))
+        .worker("a", 1)
+        .worker("b", 1);
+    scene.worker_stats("b").draining = true;
+    let plan = scene.visit(0);
+    assert!(plan.drain.is_empty() && plan.create.is_empty());
+    scene.worker_stats("b").drained = true;
+    assert_eq!(uids(&scene.visit(1).delete), [("b", Why::Drained)]);
+}
+
+proptest! {
+    /// Whatever is there, no visit drains or deletes a busy worker while an idle one of the same
+    /// template would do, deletes one that has not drained, or makes more than maxReplicas.
+    #[test]
+    fn busy_workers_are_never_cut_short(
+        loads in proptest::collection::vec(0u32..3, 0..12),
+        demand in 0u64..40,
+        seconds in proptest::collection::vec(0i64..40, 1..8),
+    ) {
+        let mut scene = Scene::new(serde_json::json!({})).demand(demand);
+        let hash = scene.hash();
+        for (n, running) in loads.iter().enumerate() {
+            scene.add(&n.to_string(), &hash, *running);
+        }
+        let mut second = 0;
+        for step in seconds {
+            second += step;
+            let before = scene.memory.draining.clone();
+            let running = scene.stats().workers.clone();
+            let busy = |uid: &str| running.iter().any(|w| w.uid == uid && w.running > 0);
+            let plan = scene.visit(second);
+            let active = scene.o.pods.iter().filter(|p| !before.contains_key(&p.uid)).count();
+            prop_assert!(plan.create.len() + active <= 8.max(active));
+            for removal in &plan.delete {
+                prop_assert!(before.contains_key(&removal.uid), "deleted without a drain");
+                prop_assert!(!busy(&removal.uid) || removal.why == Why::TimedOut);
+            }
+            let spared_idle = scene.o.pods.iter().any(|p| {
+                !scene.memory.draining.contains_key(&p.uid) && !busy(&p.uid)
+            });
+            prop_assert!(!(spared_idle && plan.drain.iter().any(|uid| busy(uid))));
+            scene.o.pods.retain(|p| !plan.delete.iter().any(|r| r.uid == p.uid));
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One task, from its take until the queue knows what became of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::time::{sleep, timeout};
+
+use super::answer::{Answer, completed};
+use super::emitter::Stream;
+use super::roster::{Stop, Ticket};
+use super::verdict::{Situation, Verdict};
+use super::{BACKOFF, Context};
+use crate::api::runtime::PersonaConfig;
+use crate::provider::{Call, Delta, End, Event, ProviderError};
+use crate::queue::QueueError;
+use crate::queue::listen::pause;
+use crate::queue::task::{Outcome, OutcomeKind, TaskError, code};
+use crate::queue::work::{Fenced, LEASE, Taken};
+
+/// After the last entry that a task's output can have.
+const NO_ENTRIES: &str = "18446744073709551615-0";
+
+/// Runs a task. Its slot is free again when the queue knows the end, or does not want to.
+pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
+    context.metrics.waited(taken.waited);
+    let mut attempt = Attempt {
+        began: Instant::now(),
+        first_token: false,
+        whole: Answer::default(),
+        stream: taken.stream.then(|| context.emitter.open(&taken)),
+        context: &context,
+        taken: &taken,
+    };
+    let verdict = tokio::select! {
+        biased;
+        stop = ticket.stopped() => match stop {
+            Stop::Lost => None,
+            Stop::Shutdown => Some(Verdict::hand_back()),
+        },
+        verdict = attempt.verdict() => Some(verdict),
+    };
+    let told = async {
+        match &verdict {
+            Some(verdict) => attempt.tell(verdict).await,
+            None => false,
+        }
+    };
+    let told = tokio::select! {
+        () = ticket.lost(), if verdict.is_some() => false,
+        told = told => told,
+    };
+    let took = attempt.began.elapsed();
+    // Closes the stream.
+    drop(attempt);
+    drop(ticket);
+    match verdict {
+        Some(Verdict::Finish(outcome)) if told => context.metrics.ended(outcome.outcome, took),
+        None => count_lost(&context, &taken).await,
+        _ => {}
+    }
+}
+
+struct Attempt<'a> {
+    context: &'a Context,
+    taken: &'a Taken,
+    began: Instant,
+    first_token: bool,
+    /// The answer of a task that does not stream.
+    whole: Answer,
+    stream: Option<Stream>,
+}
+
+/// Why an attempt has no answer.
+enum Fault {
+    Provider(ProviderError),
+    /// The task cannot be run, by nobody's fault that another attempt would mend.
+    Refused(TaskError),
+    /// The queue went away before the attempt began.
+    Queue,
+}
+
+impl From<ProviderError> for Fault {
+    fn from(error: ProviderError) -> Self {
+        Self::Provider(error)
+    }
+}
+
+impl Attempt<'_> {
+    async fn verdict(&mut self) -> Verdict {
+        let config = match self.config().await {
+            Ok(config) => config,
+            Err(Fault::Refused(error)) => return Verdict::failed(error),
+            Err(Fault::Queue | Fault::Provider(_)) => return Verdict::hand_back(),
+        };
+        let fault = match self.answer(&config).await {
+            Ok(end) => {
+                return Verdict::Finish(match self.stream {
+                    Some(_) => completed(&end),
+                    None => std::mem::take(&mut self.whole).outcome(&end),
+                });
+            }
+            Err(Fault::Provider(error)) => error,
+            Err(Fault::Refused(error)) => return Verdict::failed(error),
+            Err(Fault::Queue) => return Verdict::hand_back(),
+        };
+        tracing::debug!(task = self.taken.task, error = %fault, attempt = self.taken.attempt, "an attempt failed");
+        Verdict::on(
+            &fault,
+            Situation {
+                attempt: self.taken.attempt,
+                max_attempts: config.max_attempts,
+                emitted: self.stream.as_ref().is_some_and(Stream::begun),
+                remaining: self.taken.deadline_in.saturating_sub(self.began.elapsed()),
+                jitter: rand::random(),
+            },
+        )
+    }
+
+    async fn config(&self) -> Result<Arc<PersonaConfig>, Fault> {
+        let mut failures = 0;
+        loop {
+            let result = self
+                .context
+                .configs
+                .of(self.taken, &self.context.link.queue())
+                .await;
+            match result {
+                Ok(Some(config)) => return Ok(config),
+                Ok(None) => {
+                    return Err(refused(
+                        code::PERSONA_DELETED,
+                        404,
+                        "the persona was deleted; create it again, or ask another one".to_owned(),
+                    ));
+                }
+                Err(error @ QueueError::Protocol { .. }) => {
+                    return Err(refused(
+                        "configuration_invalid",
+                        500,
+                        format!("{error}; let the controller and its workers run the same version"),
+                    ));
+                }
+                Err(error) => {
+                    self.context.link.note(&Err::<(), _>(error));
+                    failures += 1;
+                    if self.began.elapsed() > LEASE {
+                        return Err(Fault::Queue);
+                    }
+                    sleep(pause(BACKOFF, failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Asks the provider, and counts how that went.
+    async fn answer(&mut self, config: &Arc<PersonaConfig>) -> Result<End, Fault> {
+        let payload = self.taken.parse().map_err(|error| {
+            refused(
+                "payload_invalid",
+                500,
+                format!("{error}; let gateway and workers run the same version"),
+            )
+        })?;
+        let Value::Object(request) = payload.request else {
+            return Err(refused(
+                "invalid_request_error",
+                400,
+                "the request must be a JSON object".to_owned(),
+            ));
+        };
+        let count = Counted::begin(self.context, config);
+        let result = self.call(config, request).await;
+        count.end(&result);
+        Ok(result?)
+    }
+
+    async fn call(
+        &mut self,
+        config: &Arc<PersonaConfig>,
+        request: serde_json::Map<String, Value>,
+    ) -> Result<End, ProviderError> {
+        let context = self.context;
+        let credential = match &config.api_key {
+            Some(reference) => {
+                let read = context.credentials.read(reference);
+                if read.is_err() {
+                    context.lanes.forget();
+                }
+                Some(read?)
+            }
+            None => None,
+        };
+        let time = Duration::from_millis(config.timeout_ms);
+        let call = Call {
+            config: config.clone(),
+            request,
+            credential,
+            timeout: time,
+        };
+        let stream = context.providers.of(config.provider)?.chat(call);
+        // The provider keeps the time while it is asked; this one counts the waits for Redis, too.
+        timeout(time, self.read(stream))
+            .await
+            .unwrap_or(Err(ProviderError::Timeout(time)))
+    }
+
+    async fn read(
+        &mut self,
+        mut stream: crate::provider::ReplyStream,
+    ) -> Result<End, ProviderError> {
+        while let Some(event) = stream.next().await {
+            match event? {
+                Event::Delta(delta) => self.piece(delta).await,
+                Event::End(end) => return Ok(end),
+            }
+        }
+        // The providers' streams end with an end or an error.
+        Err(ProviderError::Truncated("an end"))
+    }
+
+    async fn piece(&mut self, delta: Delta) {
+        if !self.first_token {
+            self.first_token = true;
+            self.context.metrics.first_token(self.began.elapsed());
+        }
+        match &mut self.stream {
+            Some(stream) => stream.push(delta).await,
+            None => self.whole.push(delta),
+        }
+    }
+
+    /// Tells the queue, until it has heard or the lease is over: then the task is someone else's, or
+    /// will be. Answers whether it was accepted.
+    async fn tell(&self, verdict: &Verdict) -> bool {
+        let telling = async {
+            if let (Verdict::Finish(_), Some(stream)) = (verdict, &self.stream) {
+                stream.flush().await;
+            }
+            self.hand_in(verdict).await
+        };
+        match timeout(LEASE, telling).await {
+            Ok(answer) => answer == Fenced::Accepted,
+            Err(_) => {
+                tracing::warn!(
+                    task = self.taken.task,
+                    "the queue is away: a task's end is given up, it runs again"
+                );
+                false
+            }
+        }
+    }
+
+    async fn hand_in(&self, verdict: &Verdict) -> Fenced {
+        let (task, fence) = (&self.taken.task, &self.taken.fence);
+        let mut failures = 0;
+        loop {
+            let queue = self.context.link.queue();
+            let result = match verdict {
+                Verdict::Finish(outcome) => queue.finish(task, fence, outcome).await,
+                Verdict::Release { reason, not_before } => {
+                    queue.release(task, fence, *reason, *not_before).await
+                }
+            };
+            self.context.link.note(&result);
+            if let Ok(answer) = result {
+                return answer;
+            }
+            failures += 1;
+            sleep(pause(BACKOFF, failures)).await;
+        }
+    }
+}
+
+fn refused(code: &str, http_status: u16, message: String) -> Fault {
+    Fault::Refused(TaskError {
+        code: code.to_owned(),
+        message,
+        http_status,
+        retry_after_ms: None,
+    })
+}
+
+/// A call of a provider; one that is dropped in the middle counts as stopped.
+struct Counted<'a> {
+    context: &'a Context,
+    provider: &'static str,
+    result: &'static str,
+}
+
+impl<'a> Counted<'a> {
+    fn begin(context: &'a Context, config: &PersonaConfig) -> Self {
+        Self {
+            context,
+            provider: config.provider.as_str(),
+            result: "stopped",
+        }
+    }
+
+    fn end(mut self, result: &Result<End, ProviderError>) {
+        self.result = match result {
+            Ok(end) => {
+                if let Some(usage) = end.usage {
+                    self.context.metrics.tokens(self.provider, usage);
+                }
+                OutcomeKind::Completed.as_str()
+            }
+            Err(error) => error.reason(),
+        };
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.context.metrics.attempt(self.provider, self.result);
+    }
+}
+
+/// A task that was taken from this worker may have been cancelled.
+async fn count_lost(context: &Context, taken: &Taken) {
+    match context
+        .link
+        .queue()
+        .output(&taken.task, Some(NO_ENTRIES))
+        .await
+    {
+        Ok(Some(output)) => {
+            if let Some(Outcome {
+                outcome: OutcomeKind::Cancelled,
+                ..
+            }) = output.outcome
+            {
+                context.metrics.outcome(OutcomeKind::Cancelled);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            tracing::debug!(task = taken.task, %error, "what became of a lost task is not known")
+        }
+    }
+}

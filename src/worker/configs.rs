@@ -1,0 +1,63 @@
+//! The personas' configurations, read once a generation.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::api::runtime::PersonaConfig;
+use crate::queue::work::Taken;
+use crate::queue::{NamespaceQueue, QueueError};
+
+/// Configurations that are kept. One holds instructions, which may be long.
+const KEPT: usize = 256;
+
+/// What names one configuration of a persona.
+type Version = (u64, i64);
+
+/// Configurations by persona.
+#[derive(Default)]
+pub struct Configs {
+    known: Mutex<HashMap<String, (Version, Arc<PersonaConfig>)>>,
+}
+
+impl Configs {
+    /// The configuration for a task; none when its persona is gone.
+    ///
+    /// # Errors
+    /// When Redis gives no answer, or one that is not understood ([`QueueError::Protocol`]).
+    pub async fn of(
+        &self,
+        taken: &Taken,
+        queue: &NamespaceQueue,
+    ) -> Result<Option<Arc<PersonaConfig>>, QueueError> {
+        let version = (taken.since_ms, taken.generation);
+        if let Some(config) = self.known(&taken.persona, version) {
+            return Ok(Some(config));
+        }
+        let Some(config) = queue.config(&taken.persona).await? else {
+            return Ok(None);
+        };
+        let config = Arc::new(config);
+        if config.generation == taken.generation {
+            self.keep(&taken.persona, version, config.clone());
+        }
+        Ok(Some(config))
+    }
+
+    fn known(&self, persona: &str, version: Version) -> Option<Arc<PersonaConfig>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (its, config) = known.get(persona)?;
+        (*its == version).then(|| config.clone())
+    }
+
+    fn keep(&self, persona: &str, version: Version, config: Arc<PersonaConfig>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KEPT && !known.contains_key(persona) {
+            // Any one: with more personas than fit, the next use of each is equally far.
+            let victim = known.keys().next().cloned();
+            if let Some(victim) = victim {
+                known.remove(&victim);
+            }
+        }
+        known.insert(persona.to_owned(), (version, config));
+    }
+}

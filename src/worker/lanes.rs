@@ -1,0 +1,46 @@
+//! The lanes that the mounted credentials let this worker serve.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::provider::Credentials;
+
+/// How long a look into the folder is good for.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Lanes, looked up at most once a second.
+pub struct Lanes {
+    credentials: Credentials,
+    seen: Mutex<Option<(Instant, Arc<[String]>)>>,
+}
+
+impl Lanes {
+    /// Lanes of these credentials.
+    pub const fn new(credentials: Credentials) -> Self {
+        Self {
+            credentials,
+            seen: Mutex::new(None),
+        }
+    }
+
+    /// The lanes at present, sorted. The same `Arc` while they do not change.
+    pub fn now(&self) -> Arc<[String]> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match &*seen {
+            Some((at, lanes)) if at.elapsed() < FRESH => return lanes.clone(),
+            Some((_, lanes)) => Some(lanes.clone()),
+            None => None,
+        };
+        let found = self.credentials.lanes();
+        let lanes = known
+            .filter(|known| **known == *found)
+            .unwrap_or_else(|| found.into());
+        *seen = Some((Instant::now(), lanes.clone()));
+        lanes
+    }
+
+    /// A credential was not where it should be: looks again the next time.
+    pub fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}

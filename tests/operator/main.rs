@@ -1,0 +1,4 @@
+//! The whole operator on a real API server, with worker processes.
+
+mod harness;
+mod pools;

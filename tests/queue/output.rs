@@ -1,0 +1,45 @@
+//! Reading a task's output, from the beginning or from an entry's id.
+
+use persona_operator::queue::submit::{Enqueue, TaskState};
+use persona_operator::queue::task::{Chunk, OutcomeKind};
+
+use crate::support::{PAYLOAD, fixture, persona};
+
+#[tokio::test]
+async fn output_can_be_read_from_any_entry_on_and_after_the_end() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p")).await;
+    q.submit(&Enqueue {
+        stream: true,
+        ..Enqueue::new("p", "t", PAYLOAD)
+    })
+    .await;
+    let read = async |from: Option<&str>| {
+        let output = q.ns.output("t", from).await.expect("an answer");
+        output.expect("known")
+    };
+    assert_eq!(read(None).await.state, TaskState::Queued);
+    let w = q.worker("w", "pool", 1).await;
+    let task = w.take_one().await;
+    for text in ["a", "b", "c"] {
+        let chunks = [Chunk::text(text), Chunk::text("!")];
+        q.ns.emit("t", &task.fence, &chunks).await.expect("out");
+    }
+    let all = read(None).await;
+    assert_eq!((all.state, all.outcome), (TaskState::Running, None));
+    let texts: Vec<_> = all
+        .entries
+        .iter()
+        .flat_map(|(_, chunks)| chunks.iter().map(|chunk| chunk.content.as_str()))
+        .collect();
+    assert_eq!(texts, ["a", "!", "b", "!", "c", "!"]);
+    let rest = read(Some(&all.entries[0].0)).await;
+    assert_eq!(rest.entries, all.entries[1..]);
+    let last = &all.entries[2].0;
+    assert_eq!(read(Some(last)).await.entries, []);
+    w.finish(&task).await;
+    let end = read(Some(last)).await;
+    assert_eq!((end.state, end.entries.len()), (TaskState::Ended, 0));
+    assert_eq!(end.outcome.expect("ended").outcome, OutcomeKind::Completed);
+}

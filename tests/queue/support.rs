@@ -1,0 +1,442 @@
+//! Fixtures: a namespace of its own for each test, personas, workers, and patience.
+
+use std::time::Duration;
+
+use persona_operator::api::runtime::PersonaConfig;
+use persona_operator::api::{Generation, Provider, QueueLimits};
+use persona_operator::queue::fleet::Reaped;
+use persona_operator::queue::routing::{Route, RouteAnswer, Target};
+use persona_operator::queue::stats::PoolStats;
+use persona_operator::queue::submit::{Enqueue, EnqueueAnswer, TaskState};
+use persona_operator::queue::task::{Outcome, OutcomeKind};
+use persona_operator::queue::work::{
+    Fenced, Heartbeat, LEASE, ReleaseReason, Renewed, Take, TakeAnswer, Taken,
+};
+use persona_operator::queue::{NamespaceQueue, Queue, QueueError, QueueOptions};
+use redis::{Cmd, FromRedisValue};
+use testbed::Redis;
+
+pub const PAYLOAD: &str = r#"{"kind":"chat.completions","request":{"messages":[]}}"#;
+pub const CLUSTER: &str = "cluster-1";
+
+/// A namespace that no other test uses, with the functions loaded.
+pub struct Fixture {
+    pub url: String,
+    pub queue: Queue,
+    pub ns: NamespaceQueue,
+    admin: redis::aio::MultiplexedConnection,
+}
+
+/// On the Redis that all tests share.
+pub async fn fixture() -> Fixture {
+    on(Redis::shared().await.expect("a Redis")).await
+}
+
+/// On a Redis of the test's own.
+pub async fn on(redis: &Redis) -> Fixture {
+    let queue = connect(&redis.url(), &format!("t{:016x}", rand::random::<u64>()));
+    queue.install(CLUSTER).await.expect("installed");
+    let admin = redis::Client::open(redis.url())
+        .expect("a URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("a connection");
+    Fixture {
+        url: redis.url(),
+        ns: queue.namespace("team").expect("a name"),
+        queue,
+        admin,
+    }
+}
+
+pub fn connect(url: &str, prefix: &str) -> Queue {
+    let mut options = QueueOptions::new(url);
+    options.prefix = prefix.to_owned();
+    options.timeout = Duration::from_secs(20);
+    Queue::connect(options).expect("options")
+}
+
+impl Fixture {
+    /// Asks Redis itself.
+    pub async fn redis<T: FromRedisValue>(&self, cmd: &Cmd) -> T {
+        cmd.query_async(&mut self.admin.clone())
+            .await
+            .expect("an answer")
+    }
+
+    pub async fn open(&self, pools: &[&str]) {
+        for pool in pools {
+            self.ns.open(pool).await.expect("opened");
+        }
+    }
+
+    pub async fn try_route(&self, persona: &PersonaSpec) -> RouteAnswer {
+        self.ns.route(&persona.route()).await.expect("an answer")
+    }
+
+    /// Routes, and insists that it worked.
+    pub async fn route(&self, persona: &PersonaSpec) {
+        let answer = self.try_route(persona).await;
+        assert!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");
+    }
+
+    /// Puts a plain task in, and insists that it is accepted.
+    pub async fn enqueue(&self, persona: &str, task: &str) {
+        self.submit(&Enqueue::new(persona, task, PAYLOAD)).await;
+    }
+
+    pub async fn enqueue_all(&self, persona: &str, tasks: impl IntoIterator<Item = String>) {
+        for task in tasks {
+            self.enqueue(persona, &task).await;
+        }
+    }
+
+    pub async fn submit(&self, task: &Enqueue<'_>) {
+        let answer = self.try_submit(task).await;
+        assert!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
+    }
+
+    pub async fn try_submit(&self, task: &Enqueue<'_>) -> EnqueueAnswer {
+        self.ns.enqueue(task).await.expect("an answer")
+    }
+
+    /// A registered worker of a pool, for the plain lane.
+    pub async fn worker(&self, uid: &str, pool: &str, slots: u32) -> Worker {
+        let worker = self.unregistered(uid, pool, slots);
+        worker.register().await;
+        worker
+    }
+
+    pub fn unregistered(&self, uid: &str, pool: &str, slots: u32) -> Worker {
+        Worker {
+            ns: self.ns.clone(),
+            uid: uid.into(),
+            instance: format!("{uid}-1"),
+            pool: pool.into(),
+            slots,
+            lanes: vec!["-".into()],
+            steal_from: Vec::new(),
+            lease: LEASE,
+        }
+    }
+
+    pub async fn reap(&self) -> Vec<Reaped> {
+        self.ns.reap(1000).await.expect("reaped")
+    }
+
+    pub async fn stats(&self, pool: &str) -> PoolStats {
+        let pools = [(self.ns.clone(), pool.to_owned())];
+        self.queue.stats(&pools).await.expect("stats").remove(0)
+    }
+
+    /// The outcome of a task; panics while there is none.
+    pub async fn outcome(&self, task: &str) -> Outcome {
+        let output = self.ns.output(task, None).await.expect("an answer");
+        output
+            .expect("a known task")
+            .outcome
+            .unwrap_or_else(|| panic!("{task} has no outcome"))
+    }
+
+    pub async fn outcome_kind(&self, task: &str) -> OutcomeKind {
+        self.outcome(task).await.outcome
+    }
+
+    /// The error code of a task that ended without an answer.
+    pub async fn code(&self, task: &str) -> String {
+        self.outcome(task).await.error.expect("an error").code
+    }
+
+    pub async fn state(&self, task: &str) -> TaskState {
+        let output = self.ns.output(task, None).await.expect("an answer");
+        output.expect("a known task").state
+    }
+
+    /// Waits until Redis' clock has moved by so much. Deadlines, leases and pauses are nothing but
+    /// that clock: there is no event to wait for.
+    pub async fn pass(&self, time: Duration) {
+        let end = self.now_ms().await + u64::try_from(time.as_millis()).expect("short");
+        while self.now_ms().await < end {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub async fn now_ms(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.redis(&redis::cmd("TIME")).await;
+        seconds * 1000 + micros / 1000
+    }
+}
+
+/// What a test says of a persona; the rest is usual.
+#[derive(Clone)]
+pub struct PersonaSpec {
+    pub name: String,
+    pub uid: String,
+    pub pool: Option<String>,
+    pub lane: String,
+    pub epoch: u64,
+    pub suspended: bool,
+    pub limits: QueueLimits,
+    pub config: PersonaConfig,
+}
+
+pub fn persona(name: &str) -> PersonaSpec {
+    PersonaSpec {
+        name: name.into(),
+        uid: format!("{name}-uid"),
+        pool: Some("pool".into()),
+        lane: "-".into(),
+        epoch: 1,
+        suspended: false,
+        limits: QueueLimits::default(),
+        config: config(),
+    }
+}
+
+pub fn config() -> PersonaConfig {
+    PersonaConfig {
+        generation: 1,
+        provider: Provider::OpenAICompatible,
+        model: "m".into(),
+        endpoint: None,
+        api_key: None,
+        adapter: None,
+        instructions: "You review code.".into(),
+        generation_settings: Generation::default(),
+        timeout_ms: 60_000,
+        max_attempts: 3,
+    }
+}
+
+impl PersonaSpec {
+    pub fn pool(mut self, pool: &str) -> Self {
+        self.pool = Some(pool.into());
+        self
+    }
+
+    pub fn nowhere(mut self) -> Self {
+        self.pool = None;
+        self
+    }
+
+    pub fn uid(mut self, uid: &str) -> Self {
+        self.uid = uid.into();
+        self
+    }
+
+    pub fn lane(mut self, lane: &str) -> Self {
+        self.lane = lane.into();
+        self
+    }
+
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    pub fn generation(mut self, generation: i64) -> Self {
+        self.config.generation = generation;
+        self
+    }
+
+    pub fn attempts(mut self, most: u32) -> Self {
+        self.config.max_attempts = most;
+        self
+    }
+
+    pub fn endpoint(mut self, url: &str) -> Self {
+        self.config.endpoint = Some(url.into());
+        self
+    }
+
+    pub fn concurrency(mut self, most: u32) -> Self {
+        self.limits.max_concurrency = most;
+        self
+    }
+
+    pub fn length(mut self, most: u32) -> Self {
+        self.limits.max_length = most;
+        self
+    }
+
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.limits.priority = priority;
+        self
+    }
+
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.limits.weight = weight;
+        self
+    }
+
+    pub fn suspended(mut self) -> Self {
+        self.suspended = true;
+        self
+    }
+
+    pub fn route(&self) -> Route<'_> {
+        Route {
+            persona: &self.name,
+            uid: &self.uid,
+            target: self.pool.as_deref().map_or(Target::Nowhere, Target::Pool),
+            lane: &self.lane,
+            epoch: self.epoch,
+            config: &self.config,
+            limits: &self.limits,
+            suspended: self.suspended,
+        }
+    }
+}
+
+/// A worker as the queue sees it.
+#[derive(Clone)]
+pub struct Worker {
+    pub ns: NamespaceQueue,
+    pub uid: String,
+    pub instance: String,
+    pub pool: String,
+    pub slots: u32,
+    pub lanes: Vec<String>,
+    pub steal_from: Vec<String>,
+    pub lease: Duration,
+}
+
+impl Worker {
+    pub fn lanes(mut self, lanes: &[&str]) -> Self {
+        self.lanes = lanes.iter().map(|lane| (*lane).to_owned()).collect();
+        self
+    }
+
+    pub fn stealing(mut self, pools: &[&str]) -> Self {
+        self.steal_from = pools.iter().map(|pool| (*pool).to_owned()).collect();
+        self
+    }
+
+    /// Its leases are over as soon as they are given.
+    pub fn dying(mut self) -> Self {
+        self.lease = Duration::ZERO;
+        self
+    }
+
+    pub fn instance(mut self, instance: &str) -> Self {
+        self.instance = instance.into();
+        self
+    }
+
+    pub fn heartbeat<'a>(&'a self, running: u32, leases: &'a [(String, String)]) -> Heartbeat<'a> {
+        Heartbeat {
+            worker: &self.uid,
+            instance: &self.instance,
+            pool: &self.pool,
+            slots: self.slots,
+            leases,
+            running,
+            memory_bytes: 64 << 20,
+            lanes: &self.lanes,
+            address: "10.0.0.1:8080",
+            lease: self.lease,
+        }
+    }
+
+    /// Answers how many tasks of an earlier instance that freed.
+    pub async fn register(&self) -> u64 {
+        self.ns
+            .register(&self.heartbeat(0, &[]))
+            .await
+            .expect("registered")
+    }
+
+    pub async fn try_take(&self, slots_free: u32) -> Result<TakeAnswer, QueueError> {
+        self.ns
+            .take(&Take {
+                pool: &self.pool,
+                lanes: &self.lanes,
+                worker: &self.uid,
+                instance: &self.instance,
+                slots_free,
+                steal_from: &self.steal_from,
+                lease: self.lease,
+            })
+            .await
+    }
+
+    pub async fn take(&self, slots_free: u32) -> Vec<Taken> {
+        self.try_take(slots_free).await.expect("an answer").tasks
+    }
+
+    /// Takes one and insists that there was one.
+    pub async fn take_one(&self) -> Taken {
+        let mut tasks = self.take(1).await;
+        assert_eq!(tasks.len(), 1, "nothing to take for {}", self.uid);
+        tasks.remove(0)
+    }
+
+    /// Insists on the ids that it takes.
+    pub async fn takes(&self, slots_free: u32, expected: &[&str]) -> Vec<Taken> {
+        let tasks = self.take(slots_free).await;
+        assert_eq!(ids(&tasks), expected, "taken by {}", self.uid);
+        tasks
+    }
+
+    pub async fn renew(&self, tasks: &[&Taken]) -> Result<Renewed, QueueError> {
+        let leases: Vec<_> = tasks
+            .iter()
+            .map(|task| (task.task.clone(), task.fence.clone()))
+            .collect();
+        let running = u32::try_from(leases.len()).expect("few");
+        self.ns.renew(&self.heartbeat(running, &leases)).await
+    }
+
+    pub async fn try_finish(&self, task: &Taken) -> Fenced {
+        self.ns
+            .finish(&task.task, &task.fence, &completed())
+            .await
+            .expect("an answer")
+    }
+
+    pub async fn finish(&self, task: &Taken) {
+        assert_eq!(self.try_finish(task).await, Fenced::Accepted);
+    }
+
+    pub async fn release(&self, task: &Taken, reason: ReleaseReason, not_before: Duration) {
+        let answer = self
+            .ns
+            .release(&task.task, &task.fence, reason, not_before)
+            .await
+            .expect("an answer");
+        assert_eq!(answer, Fenced::Accepted);
+    }
+}
+
+pub fn completed() -> Outcome {
+    Outcome::completed(Some("done".into()), "stop", None)
+}
+
+pub fn ids(tasks: &[Taken]) -> Vec<&str> {
+    tasks.iter().map(|task| task.task.as_str()).collect()
+}
+
+pub fn personas(tasks: &[Taken]) -> Vec<&str> {
+    tasks.iter().map(|task| task.persona.as_str()).collect()
+}
+
+pub fn numbered(stem: &str, count: u32) -> Vec<String> {
+    (0..count).map(|number| format!("{stem}{number}")).collect()
+}
+
+/// Bounds a wait that must end by itself.
+pub async fn soon<F: Future>(what: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), what)
+        .await
+        .expect("it happens soon")
+}
+
+/// Asks until it is so: for what Redis has no event for.
+pub async fn until(mut so: impl AsyncFnMut() -> bool) {
+    soon(async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
