@@ -123,7 +123,7 @@ fn nothing_is_written_when_nothing_changed_however_late_it_is() {
     let mut world = World::new(a_topology(PersonaTopologySpec::default()));
     world.set_number(60);
     world.settle();
-    world.now = world.now + jiff::SignedDuration::from_hours(5);
+    world.now += jiff::SignedDuration::from_hours(5);
     let plan = world.plan();
     assert_eq!(Some(&plan.status), world.topology.status.as_ref());
     assert!(plan.apply.is_empty() && plan.retire.is_empty() && plan.news.is_empty());

@@ -120,7 +120,7 @@ fn happen(world: &mut World, happening: Happening, serial: usize) {
             world.step_persona(&format!("p{who}"));
         }
         Happening::Wait(seconds) => {
-            world.now = world.now + jiff::SignedDuration::from_secs(i64::from(seconds));
+            world.now += jiff::SignedDuration::from_secs(i64::from(seconds));
         }
     }
     world.check();
