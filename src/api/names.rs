@@ -1,11 +1,24 @@
 //! Labels, annotations, object names and the paths that pods share: one place for each.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use sha2::{Digest, Sha256};
 
 /// Label on pods and pools: the worker pool.
 pub const LABEL_POOL: &str = "persona.dev/pool";
 /// Label on pools that the topology made: the phase they belong to.
 pub const LABEL_PHASE: &str = "persona.dev/phase";
+/// Label on pools that a topology made, with the topology's name: the mark by which it knows its
+/// own. A pool without it is never adopted, changed or removed by the topology.
+pub const LABEL_TOPOLOGY: &str = "persona.dev/topology";
+/// Label on pools that the topology made: their resource class.
+pub const LABEL_CLASS: &str = "persona.dev/class";
+/// Label on pools that the topology made for a type of personas ([`label_value`] of the type).
+pub const LABEL_TYPE: &str = "persona.dev/type";
+/// Label on pools that the topology made for one persona: its name.
+pub const LABEL_PERSONA: &str = "persona.dev/persona";
+/// Annotation on pools that the topology made: hash of what it last applied, by which it sees that
+/// it wants less than before. Fields that it does not set are left to others.
+pub const ANNOTATION_APPLIED: &str = "persona.dev/applied";
 /// Label on pods: the hash of the template they were made from.
 pub const LABEL_TEMPLATE: &str = "persona.dev/template";
 /// Label of objects that the operator manages, with value [`MANAGER`].
@@ -55,6 +68,27 @@ pub fn hashed(readable: &str, parts: &[&str]) -> String {
     format!("{}-{digest}", name.trim_end_matches('-'))
 }
 
+/// A text as a label's value: itself where Kubernetes allows that, else a name made from it.
+pub fn label_value(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    let valid = text.len() <= 63
+        && text.chars().all(|c| plain(c) || "-_.".contains(c))
+        && text.starts_with(plain)
+        && text.ends_with(plain);
+    if valid {
+        text.to_owned()
+    } else {
+        hashed(text, &[text])
+    }
+}
+
+/// Whether the topology made this pool.
+pub fn of_topology(meta: &ObjectMeta) -> bool {
+    let label = |key| meta.labels.as_ref().and_then(|labels| labels.get(key));
+    label(LABEL_TOPOLOGY).is_some_and(|name| name == TOPOLOGY_NAME)
+        && label(LABEL_MANAGED_BY).is_some_and(|by| by == MANAGER)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +110,16 @@ mod tests {
         }
         assert_ne!(hashed("x", &["a", "bc"]), hashed("x", &["ab", "c"]));
         assert_ne!(hashed("Helper", &["Helper"]), hashed("helper", &["helper"]));
+    }
+
+    #[test]
+    fn label_values_are_valid_and_keep_what_is() {
+        assert_eq!(label_value("CodeReview"), "CodeReview");
+        for odd in ["Code Review", "Ünï", "-x", "", &"x".repeat(64)] {
+            let value = label_value(odd);
+            assert!(value.len() <= 63 && value != odd, "{value}");
+            assert_eq!(label_value(&value), value);
+        }
+        assert_ne!(label_value("Code Review"), label_value("Code+Review"));
     }
 }

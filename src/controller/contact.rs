@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pods::Loss;
 use super::routes::Verdict;
-use super::{Context, Error, persona};
+use super::{Context, Error, persona, topology};
 use crate::queue::work::LEASE;
 
 /// Time between two rounds.
@@ -285,6 +285,9 @@ async fn sweep(cx: &Context, namespaces: &BTreeMap<String, BTreeSet<String>>) ->
             persona::sweep(cx, &namespace).await?;
             close_pools(cx, &namespace).await?;
         }
+    }
+    for namespace in namespaces.keys() {
+        topology::tidy(cx, namespace).await?;
     }
     for namespace in cx.access.namespaces() {
         let has_pools = cx.stores.pools_of(&namespace).next().is_some();

@@ -17,7 +17,7 @@ use super::metrics::Metrics;
 use super::observer::Observer;
 use super::pods::Pods;
 use super::routes::Routes;
-use super::{Options, pool};
+use super::{Options, pool, topology};
 use crate::api::{Persona, PersonaTopology, WorkerPool, names};
 use crate::queue::Queue;
 use crate::telemetry::Health;
@@ -48,6 +48,8 @@ pub struct Context {
     pub routes: Routes,
     /// What sizing remembers of each pool.
     pub pool_memory: Mutex<HashMap<(String, String), pool::Memory>>,
+    /// What is remembered of each namespace's topology.
+    pub topology_memory: Mutex<HashMap<String, topology::Memory>>,
     /// Events for `kubectl describe`.
     pub recorder: Recorder,
     /// What Prometheus reads.
@@ -90,6 +92,12 @@ impl Stores {
     pub fn pools_of(&self, namespace: &str) -> impl Iterator<Item = Arc<WorkerPool>> {
         let pools = in_namespace(&self.pools, namespace);
         pools.into_iter().map(|pool| self.written_pools.of(pool))
+    }
+
+    /// A persona.
+    pub fn persona(&self, namespace: &str, name: &str) -> Option<Arc<Persona>> {
+        let persona = self.personas.get(&ObjectRef::new(name).within(namespace))?;
+        Some(self.written_personas.of(persona))
     }
 
     /// The personas of a namespace.

@@ -15,6 +15,8 @@ mod contact;
 mod context;
 mod drive;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod latest;
 mod leader;
 mod metrics;
@@ -27,6 +29,7 @@ mod routes;
 mod status;
 mod topology;
 mod watch;
+mod words;
 
 use std::fs;
 use std::sync::Arc;
@@ -104,6 +107,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         access: access::Access::new(master),
         routes: routes::Routes::default(),
         pool_memory: std::sync::Mutex::default(),
+        topology_memory: std::sync::Mutex::default(),
         metrics,
         health,
         options,

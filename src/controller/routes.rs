@@ -28,6 +28,8 @@ struct Namespace {
     epoch: Option<String>,
     /// The epoch is to be compared.
     doubted: bool,
+    /// The highest topology epoch that the queue has answered with, where that was too high for us.
+    overtaken_by: Option<u64>,
 }
 
 impl Routes {
@@ -50,6 +52,18 @@ impl Routes {
         if let Some(entry) = self.lock().get_mut(namespace) {
             entry.personas.remove(persona);
         }
+    }
+
+    /// The queue has a route of a higher topology epoch than this process knows of.
+    pub fn overtaken(&self, namespace: &str, epoch: u64) {
+        let mut all = self.lock();
+        let entry = all.entry(namespace.to_owned()).or_default();
+        entry.overtaken_by = entry.overtaken_by.max(Some(epoch));
+    }
+
+    /// The highest topology epoch that the queue has answered with.
+    pub fn overtaken_by(&self, namespace: &str) -> Option<u64> {
+        self.lock().get(namespace)?.overtaken_by
     }
 
     /// The namespace's data may be lost: its epoch is to be compared.

@@ -17,10 +17,10 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::Context;
 use super::assignment::assigned_pool;
 use super::contact::Removal;
 use super::context::is_paused;
+use super::{Context, topology};
 use crate::api::condition::READY;
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
 use crate::api::{Persona, PersonaTopology, WorkerPool};
@@ -242,6 +242,7 @@ fn topology<'a>(
         let namespace = object.namespace().unwrap_or_default();
         if after.is_none() {
             cx.metrics.forget_topology(&namespace);
+            topology::forget(cx, &namespace);
             cx.stores.written_topologies.forget(object);
         } else if before.as_deref().map(intent) != after.map(intent) {
             cx.bells.topology(&namespace).await;

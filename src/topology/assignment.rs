@@ -1,6 +1,53 @@
 //! Persona -> pool, as a function of persona, phase and resource class.
 
 use crate::api::{Persona, Phase, names};
+use crate::placement::{self, Unplaced};
+
+/// Where a persona belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// In a pool that the topology makes.
+    Managed {
+        /// Name of the pool.
+        pool: String,
+        /// Its resource class.
+        class: String,
+    },
+    /// In a pool of its owner's (`spec.poolRef`), which leaves the topology alone.
+    Own {
+        /// Name of the pool.
+        pool: String,
+    },
+    /// Nowhere: no class of workers can run its model.
+    Unplaced(Unplaced),
+}
+
+impl Home {
+    /// Name of the pool.
+    pub fn pool(&self) -> Option<&str> {
+        match self {
+            Self::Managed { pool, .. } | Self::Own { pool } => Some(pool),
+            Self::Unplaced(_) => None,
+        }
+    }
+}
+
+/// Where the persona belongs in a phase.
+pub fn home(persona: &Persona, phase: Phase) -> Home {
+    let class = match placement::class_of(persona) {
+        Ok(class) => class,
+        Err(unplaced) => return Home::Unplaced(unplaced),
+    };
+    match &persona.spec.pool_ref {
+        Some(own) => Home::Own {
+            pool: own.name.clone(),
+        },
+        None => Home::Managed {
+            pool: pool_name(persona, phase, &class),
+            class,
+        },
+    }
+}
 
 /// Phases that share pools: between them nobody moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,5 +3,5 @@
 mod assignment;
 mod phase;
 
-pub use assignment::{PhaseGroup, pool_name};
+pub use assignment::{Home, PhaseGroup, home, pool_name};
 pub use phase::{PhaseDecision, Previous, phase};

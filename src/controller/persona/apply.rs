@@ -1,0 +1,148 @@
+//! Tells the queue where a persona's requests run.
+
+use std::time::Duration;
+
+use kube::{Api, ResourceExt};
+
+use super::plan::{Intent, Observed, Plan, known};
+use crate::api::Persona;
+use crate::api::runtime::{PersonaConfig, lane};
+use crate::controller::routes::Published;
+use crate::controller::{Context, Error};
+use crate::queue::NamespaceQueue;
+use crate::queue::routing::{Route, RouteAnswer, Target};
+
+/// When to try again what others should change any moment.
+const SOON: Duration = Duration::from_secs(1);
+/// When to try again what only a person can change.
+const LATER: Duration = Duration::from_secs(30);
+
+/// What became of the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The queue has what it shall have.
+    Done,
+    /// The queue refused what has been overtaken by events: to be planned anew.
+    Again(Duration),
+}
+
+/// Carries the plan out.
+///
+/// # Errors
+/// The queue or the API server gave no answer.
+pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result<Applied, Error> {
+    let persona = observed.persona;
+    let (namespace, name) = (persona.namespace().unwrap_or_default(), persona.name_any());
+    let Some(intent) = &plan.route else {
+        if let Some(kept) = known(observed).filter(|_| plan.keeps && !observed.is_ours) {
+            cx.routes.published(&namespace, &name, kept.clone());
+        }
+        return Ok(Applied::Done);
+    };
+    let queue = cx.queue.namespace(&namespace)?;
+    let mut answer = call(&queue, persona, intent, plan.epoch).await?;
+    if let RouteAnswer::OtherUid { current } = &answer {
+        if !is_alive(cx, persona).await? {
+            // The cache is behind; its next event brings the persona that there is.
+            return Ok(Applied::Again(SOON));
+        }
+        queue.remove(&name, current, super::sweep::REASON).await?;
+        answer = call(&queue, persona, intent, plan.epoch).await?;
+    }
+    match answer {
+        RouteAnswer::Routed { from, queued } => {
+            let pool = match intent {
+                Intent::Stay => known(observed).and_then(|known| known.pool.clone()),
+                Intent::Leave => None,
+                Intent::Enter(pool) => Some(pool.clone()),
+            };
+            if let (Some(from), Some(to)) = (&from, &pool) {
+                tracing::info!(namespace, persona = name, from, to, queued, "moved");
+            }
+            for pool in [&from, &pool].into_iter().flatten() {
+                cx.observer.look(&namespace, pool);
+            }
+            let published = Published {
+                uid: persona.uid().unwrap_or_default(),
+                generation: persona.metadata.generation.unwrap_or_default(),
+                pool,
+                epoch: plan.epoch,
+            };
+            cx.routes.published(&namespace, &name, published);
+            if cx.routes.epoch(&namespace).is_none() {
+                cx.contact.hurry();
+            }
+            Ok(Applied::Done)
+        }
+        RouteAnswer::StaleEpoch { current } => {
+            // An earlier leader's, whose topology was deleted or restored from a copy since.
+            cx.routes.overtaken(&namespace, current);
+            cx.bells.topology(&namespace).await;
+            Ok(Applied::Again(SOON))
+        }
+        RouteAnswer::ClosedPool => {
+            // It was retired a moment ago, or is not open yet.
+            cx.routes.forget(&namespace, &name);
+            Ok(Applied::Again(SOON))
+        }
+        RouteAnswer::OtherUid { .. } => Ok(Applied::Again(SOON)),
+        RouteAnswer::StaleGeneration { current } => {
+            tracing::warn!(
+                namespace,
+                persona = name,
+                current,
+                "the queue has a newer generation of this persona"
+            );
+            cx.routes.forget(&namespace, &name);
+            Ok(Applied::Again(SOON))
+        }
+        RouteAnswer::Removed => {
+            tracing::warn!(
+                namespace,
+                persona = name,
+                "was taken out of the queue as deleted, and comes back there in some minutes at the latest"
+            );
+            Ok(Applied::Again(LATER))
+        }
+    }
+}
+
+async fn call(
+    queue: &NamespaceQueue,
+    persona: &Persona,
+    intent: &Intent,
+    epoch: u64,
+) -> Result<RouteAnswer, Error> {
+    let route = Route {
+        persona: &persona.name_any(),
+        uid: &persona.uid().unwrap_or_default(),
+        target: match intent {
+            Intent::Stay => Target::Unchanged,
+            Intent::Leave => Target::Nowhere,
+            Intent::Enter(pool) => Target::Pool(pool),
+        },
+        lane: &lane(persona),
+        epoch,
+        config: &PersonaConfig::of(persona),
+        limits: &persona.spec.queue,
+        suspended: persona.spec.suspend,
+    };
+    Ok(queue.route(&route).await?)
+}
+
+/// Whether this very persona exists, by the API server's word.
+pub async fn is_alive(cx: &Context, persona: &Persona) -> Result<bool, Error> {
+    let namespace = persona.namespace().unwrap_or_default();
+    let uid = persona.metadata.uid.as_deref().unwrap_or_default();
+    exists(cx, &namespace, &persona.name_any(), uid).await
+}
+
+/// Whether a persona of that name and uid exists, by the API server's word.
+///
+/// # Errors
+/// The API server gave no answer.
+pub async fn exists(cx: &Context, namespace: &str, name: &str, uid: &str) -> Result<bool, Error> {
+    let personas: Api<Persona> = Api::namespaced(cx.client.clone(), namespace);
+    let found = personas.get_opt(name).await?;
+    Ok(found.is_some_and(|found| found.metadata.uid.as_deref() == Some(uid)))
+}

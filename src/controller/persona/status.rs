@@ -1,0 +1,213 @@
+//! What a persona's status says, once the queue has answered. Pure.
+
+use jiff::Timestamp;
+
+use super::is_paused;
+use super::plan::{Intent, Observed, Plan, Wait, home_of, known};
+use crate::api::condition::{self, ADAPTER_LOADED, MODEL_PLACED, READY, ROUTED, Verdict};
+use crate::api::{Persona, PersonaStatus, runtime};
+use crate::topology::Home;
+
+/// How the call that the plan asked for went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There was none to make, or the queue accepted it.
+    Accepted,
+    /// The queue gave no answer, for this reason.
+    Unreachable(&'static str),
+}
+
+/// The status, whole.
+pub fn status(
+    now: Timestamp,
+    observed: &Observed<'_>,
+    plan: &Plan,
+    outcome: Outcome,
+) -> PersonaStatus {
+    let persona = observed.persona;
+    let before = persona.status.clone().unwrap_or_default();
+    let home = home_of(persona, observed.layout);
+    let pool = match (&plan.route, outcome) {
+        (Some(Intent::Enter(pool)), Outcome::Accepted) => Some(pool.clone()),
+        (Some(Intent::Leave), Outcome::Accepted) => None,
+        (_, Outcome::Accepted) => known(observed).and_then(|known| known.pool.clone()),
+        (_, Outcome::Unreachable(_)) => before.pool.clone(),
+    };
+    let phase = match &home {
+        Some(Home::Own { pool: own }) if pool.as_ref() == Some(own) => None,
+        Some(Home::Managed { pool: home, .. }) if pool.as_ref() == Some(home) => {
+            observed.layout.map(|layout| layout.phase)
+        }
+        _ if pool.is_none() => None,
+        _ => before.phase,
+    };
+    let standing = Standing {
+        observed,
+        plan,
+        outcome,
+        home: home.as_ref(),
+        pool: pool.as_deref(),
+    };
+    let mut verdicts = vec![
+        standing.ready(),
+        standing.routed(),
+        placed(home.as_ref(), persona),
+    ];
+    verdicts.extend(adapter(persona));
+    let generation = persona.metadata.generation;
+    PersonaStatus {
+        conditions: condition::merge(&before.conditions, &verdicts, generation, now),
+        pool,
+        phase,
+        queued: i64::try_from(observed.live.queued).unwrap_or(i64::MAX),
+        running: i64::try_from(observed.live.running).unwrap_or(i64::MAX),
+        observed_generation: generation,
+    }
+}
+
+struct Standing<'a> {
+    observed: &'a Observed<'a>,
+    plan: &'a Plan,
+    outcome: Outcome,
+    home: Option<&'a Home>,
+    /// Where it is routed now.
+    pool: Option<&'a str>,
+}
+
+impl Standing<'_> {
+    fn ready(&self) -> Verdict {
+        let persona = self.observed.persona;
+        if let Some(verdict) = self.unknown(READY) {
+            return verdict;
+        }
+        if persona.spec.suspend {
+            let message =
+                "spec.suspend is true: requests are refused, those that wait stay in the queue";
+            return Verdict::no(READY, "Suspended", message);
+        }
+        let (Some(wait), at) = (&self.plan.wait, self.pool) else {
+            let at = self.pool.unwrap_or_default();
+            return Verdict::yes(READY, "Serving", format!("served by WorkerPool {at}"));
+        };
+        let (reason, message) = words(wait, persona);
+        if self.plan.keeps {
+            let known = known(self.observed).map_or(0, |known| known.generation);
+            let message =
+                format!("{message}; until then requests are answered as of generation {known}");
+            return Verdict::no(READY, reason, message);
+        }
+        let moves = self
+            .home
+            .and_then(Home::pool)
+            .is_some_and(|home| Some(home) != at);
+        let lane = runtime::lane(persona);
+        match (at, self.observed.present) {
+            (Some(at), Some(present)) if moves && present.serves(&lane) => {
+                let message = format!("served by WorkerPool {at} until it can move: {message}");
+                Verdict::yes(READY, "Moving", message)
+            }
+            _ => Verdict::no(READY, reason, message),
+        }
+    }
+
+    fn routed(&self) -> Verdict {
+        if let Some(verdict) = self.unknown(ROUTED) {
+            return verdict;
+        }
+        match (self.home.and_then(Home::pool), self.pool) {
+            (Some(home), Some(pool)) if home == pool && !self.plan.keeps => Verdict::yes(
+                ROUTED,
+                "Routed",
+                format!("requests run in WorkerPool {pool}"),
+            ),
+            _ => {
+                let (reason, message) = match &self.plan.wait {
+                    Some(wait) => words(wait, self.observed.persona),
+                    None => ("Moving", "is about to enter its pool".to_owned()),
+                };
+                Verdict::no(ROUTED, reason, message)
+            }
+        }
+    }
+
+    fn unknown(&self, type_: &'static str) -> Option<Verdict> {
+        if is_paused(self.observed.persona) {
+            let message = "annotation persona.dev/paused is true: the persona stays as it is; remove it to go on";
+            return Some(Verdict::unknown(type_, "Paused", message));
+        }
+        match self.outcome {
+            Outcome::Accepted => None,
+            Outcome::Unreachable(why) => {
+                let message =
+                    format!("the queue gave no answer ({why}): tried again until it does");
+                Some(Verdict::unknown(type_, "QueueUnreachable", message))
+            }
+        }
+    }
+}
+
+/// Reason and sentence. The pool's own message is left out: it changes with each of its pods, and
+/// every persona that waits would be written again.
+fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
+    match wait {
+        Wait::Topology => (
+            "WaitingForTopology",
+            "waits until the namespace's PersonaTopology has decided".to_owned(),
+        ),
+        Wait::Pool { pool, reason } => (
+            "WaitingForPool",
+            format!("waits for WorkerPool {pool} ({reason}): kubectl describe workerpool {pool}"),
+        ),
+        Wait::Credential { pool } => {
+            let missing = match &persona.spec.model.api_key_secret_ref {
+                Some(reference) => {
+                    format!("key {} of Secret {}", reference.key, reference.name)
+                }
+                None => "what it needs".to_owned(),
+            };
+            let message = format!(
+                "no worker of WorkerPool {pool} holds {missing} yet: create it if it is missing"
+            );
+            ("WaitingForCredential", message)
+        }
+        Wait::OwnPool { pool } => (
+            "PoolNotFound",
+            format!(
+                "spec.poolRef names WorkerPool {pool}, which does not exist: create it, or remove poolRef"
+            ),
+        ),
+        Wait::PoolNameTaken { pool } => (
+            "PoolNameTaken",
+            format!(
+                "its WorkerPool {pool} was made by somebody else and is not touched: delete it, or make it again \
+                 under another name"
+            ),
+        ),
+        Wait::Placement(unplaced) => ("Unplaced", unplaced.message.clone()),
+    }
+}
+
+fn placed(home: Option<&Home>, persona: &Persona) -> Verdict {
+    match home {
+        Some(Home::Unplaced(unplaced)) => {
+            Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message.clone())
+        }
+        _ => match crate::placement::class_of(persona) {
+            Ok(class) => Verdict::yes(
+                MODEL_PLACED,
+                "Placed",
+                format!("its model runs on workers of class {class}"),
+            ),
+            Err(unplaced) => Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message),
+        },
+    }
+}
+
+fn adapter(persona: &Persona) -> Option<Verdict> {
+    let adapter = persona.spec.adapter.as_ref()?;
+    let message = format!(
+        "adapter {} is not loaded: this version serves no adapters; remove spec.adapter to use the base model",
+        adapter.name
+    );
+    Some(Verdict::no(ADAPTER_LOADED, "NotServed", message))
+}
