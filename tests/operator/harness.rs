@@ -245,6 +245,18 @@ impl Operator {
         Ok(queue.namespace(&self.namespace)?)
     }
 
+    /// Takes all data from Redis, functions and users too, as a failover to an empty replica would.
+    pub async fn flush(&self) -> Result<()> {
+        let client = redis::Client::open(self.redis.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
+        redis::cmd("FUNCTION")
+            .arg("FLUSH")
+            .exec_async(&mut connection)
+            .await?;
+        Ok(())
+    }
+
     /// Asks a persona; the answer as it comes back.
     pub async fn ask(&self, persona: &str, more: Value) -> Result<reqwest::Response> {
         let mut body = json!({
