@@ -99,7 +99,7 @@ impl Prepared {
         watch_readiness(&self.health, context, &registered, &stop);
         tokio::select! {
             () = heartbeat::register(context) => registered.store(true, Ordering::Relaxed),
-            () = stop.cancelled() => context.closing.cancel(),
+            () = stop.cancelled() => context.close(),
         }
         let mut loops = Loops::start(&self);
         let why = tokio::select! {
@@ -114,7 +114,7 @@ impl Prepared {
                 running,
                 "starting afresh once what runs has ended"
             );
-            context.closing.cancel();
+            context.close();
             tokio::select! {
                 () = quiet(context, loops.intake_ended.clone()) => {
                     loops.stop().await;
@@ -130,7 +130,7 @@ impl Prepared {
     /// Stops in order.
     async fn stop(self, mut loops: Loops, patience: Duration) -> Result<Ended, Error> {
         let context = self.context;
-        context.closing.cancel();
+        context.close();
         tracing::info!("shutdown 1 of 5: taking no new requests");
 
         let running = context.roster.count().running;
