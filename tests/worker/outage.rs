@@ -190,7 +190,9 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
         (!fixture.text(&task).await.is_empty()).then_some(())
     })
     .await;
-    flush(&redis).await;
+    for words in [&["FLUSHALL"][..], &["FUNCTION", "FLUSH"]] {
+        fixture.redis(redis::cmd(words[0]).arg(&words[1..])).await;
+    }
     fixture.install().await;
     fixture.persona("helper", model.base_url()).await;
     // The gateway enqueues it again under the same id.
@@ -204,19 +206,6 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
         })
         .await;
     assert_eq!(stats.slots, 2);
-}
-
-async fn flush(redis: &Redis) {
-    let client = redis::Client::open(redis.url()).expect("a URL");
-    let mut connection = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connects");
-    for words in [&["FLUSHALL"][..], &["FUNCTION", "FLUSH"]] {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        command.exec_async(&mut connection).await.expect("flushes");
-    }
 }
 
 #[tokio::test]
