@@ -283,3 +283,6 @@ fn number(count: usize) -> i32 {
 fn long(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

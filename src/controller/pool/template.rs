@@ -402,3 +402,6 @@ fn prefer(
         .get_or_insert_default()
         .push(term);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::controller::pool::plan::plan;
+use crate::controller::pool::template::{Setup, template};
+use crate::queue::stats::{PoolStats, WorkerStats};
+
+fn observed(spec: serde_json::Value) -> Observed {
+    let pool: crate::api::WorkerPool = serde_json::from_value(json!({
+        "apiVersion": "persona.dev/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 3},
+        "spec": spec,
+    }))
+    .expect("a pool");
+    let setup = Setup {
+        image: "i",
+        pull_policy: "Always",
+        queue_url: "redis://r",
+        queue_prefix: "persona",
+        credentials: &BTreeSet::new(),
+        drain_timeout: Span::secs(60),
+    };
+    Observed {
+        now: Timestamp::from_second(1_000_000).expect("in range"),
+        template: template(&pool, &setup),
+        drain_timeout: Span::secs(60),
+        pods: Vec::new(),
+        stats: Ok(Arc::new(PoolStats {
+            open: true,
+            epoch: Some("e".into()),
+            ..PoolStats::default()
+        })),
+        pool: Arc::new(pool),
+    }
+}
+
+fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
+    o.pods.push(PodView {
+        name: uid.into(),
+        uid: uid.into(),
+        hash: o.template.hash.clone(),
+        scheduled: true,
+        ready,
+        ..PodView::default()
+    });
+    let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+    stats.workers.push(WorkerStats {
+        uid: uid.into(),
+        running,
+        ..WorkerStats::default()
+    });
+}
+
+fn stated(o: &Observed) -> WorkerPoolStatus {
+    let mut memory = Memory::default();
+    let plan = plan(o, &mut memory);
+    status(o, &plan, &memory)
+}
+
+fn said(status: &WorkerPoolStatus, type_: &str) -> (String, String, String) {
+    let conditions = status.conditions.iter();
+    let found = conditions.clone().find(|c| c.type_ == type_);
+    let found = found.expect("the condition");
+    (
+        found.status.clone(),
+        found.reason.clone(),
+        found.message.clone(),
+    )
+}
+
+#[test]
+fn a_pool_is_ready_with_the_workers_it_always_has() {
+    let mut o = observed(json!({"minReplicas": 2}));
+    pod(&mut o, "a", true, 1);
+    let (status, reason, message) = said(&stated(&o), READY);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "WorkersStarting")
+    );
+    assert_eq!(message, "2 workers are needed, and starting");
+    pod(&mut o, "b", true, 0);
+    let status = stated(&o);
+    assert_eq!(said(&status, READY).1, "WorkersReady");
+    assert_eq!((status.busy, status.idle, status.ready_replicas), (1, 1, 2));
+    assert_eq!(status.observed_generation, Some(3));
+}
+
+#[test]
+fn a_pool_that_may_be_empty_is_ready_empty_unless_it_is_to_be_warm() {
+    let empty = stated(&observed(json!({"minReplicas": 0})));
+    assert_eq!(said(&empty, READY).1, "ScaledToZero");
+    let warm = stated(&observed(json!({"minReplicas": 0, "warmReplicas": 1})));
+    assert_eq!(said(&warm, READY).0, "False");
+}
+
+#[test]
+fn what_keeps_workers_from_starting_is_said_in_the_words_of_who_said_it() {
+    let mut o = observed(json!({}));
+    pod(&mut o, "a", false, 0);
+    o.pods[0].waiting = Some(("ImagePullBackOff".into(), "no such image".into()));
+    let (_, reason, message) = said(&stated(&o), READY);
+    assert_eq!(reason, "WorkersFailing");
+    assert!(
+        message.contains("ImagePullBackOff: no such image"),
+        "{message}"
+    );
+    o.pods[0].waiting = Some(("ContainerCreating".into(), String::new()));
+    assert_eq!(said(&stated(&o), READY).1, "WorkersStarting");
+    o.pods[0].unschedulable = Some((o.now, "0/3 nodes have a GPU".into()));
+    let status = stated(&o);
+    assert_eq!(said(&status, READY).1, "Unschedulable");
+    let (schedulable, _, words) = said(&status, SCHEDULABLE);
+    assert_eq!(
+        (schedulable.as_str(), words.as_str()),
+        ("False", "0/3 nodes have a GPU")
+    );
+}
+
+#[test]
+fn a_pinned_size_and_a_blind_pool_are_said() {
+    let pinned = stated(&observed(json!({"replicas": 5})));
+    assert_eq!(pinned.sizing, Some(Sizing::Pinned));
+    assert_eq!(said(&pinned, SCALING_ACTIVE).1, "Pinned");
+    let mut o = observed(json!({}));
+    o.stats = Err("the queue does not answer".into());
+    let (status, _, message) = said(&stated(&o), SCALING_ACTIVE);
+    assert_eq!(
+        (status.as_str(), message.as_str()),
+        ("False", "the queue does not answer")
+    );
+}
+
+#[test]
+fn what_is_in_the_kind_and_not_served_yet_is_said() {
+    let metric = json!({"type": "Prometheus", "prometheus": {
+        "serverAddress": "http://p:9090", "query": "up", "target": 1.0,
+    }});
+    let status = stated(&observed(json!({"scaling": {"metrics": [metric]}})));
+    assert_eq!(said(&status, SCALING_ACTIVE).1, "MetricNotServed");
+    let gpu = json!({"device": "gpu", "gpu": {"deviceClassName": "gpus"}});
+    let status = stated(&observed(json!({"placement": gpu})));
+    assert_eq!(said(&status, SCHEDULABLE).1, "NotServed");
+}
+
+#[test]
+fn history_keeps_the_last_changes_in_words() {
+    let mut o = observed(json!({"minReplicas": 0}));
+    for round in 0..12u64 {
+        let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+        stats.demand = if round % 2 == 0 { 8 } else { 16 };
+        let status = stated(&o);
+        Arc::make_mut(&mut o.pool).status = Some(status);
+    }
+    let history = o.pool.status.clone().expect("a status").history;
+    assert_eq!(history.len(), HISTORY);
+    assert_eq!((history[0].from, history[0].to), (2, 4));
+    assert!(
+        history[0].reason.starts_with("demand 16"),
+        "{}",
+        history[0].reason
+    );
+}
+
+#[test]
+fn live_numbers_alone_are_written_every_ten_seconds_at_most() {
+    let mut o = observed(json!({}));
+    pod(&mut o, "a", true, 0);
+    let before = stated(&o);
+    assert_eq!(due(Some(&before), &before, None, o.now), Err(None));
+    Arc::make_mut(&mut o.pool).status = Some(before.clone());
+    Arc::make_mut(o.stats.as_mut().expect("fresh")).queued = 3;
+    let busier = stated(&o);
+    let again = o.now.checked_add(LIVE_NUMBERS).expect("in range");
+    assert_eq!(
+        due(Some(&before), &busier, Some(o.now), o.now),
+        Err(Some(again))
+    );
+    assert_eq!(due(Some(&before), &busier, Some(o.now), again), Ok(()));
+    pod(&mut o, "b", true, 0);
+    assert_eq!(due(Some(&before), &stated(&o), Some(o.now), o.now), Ok(()));
+}
