@@ -21,10 +21,7 @@ pub async fn register(context: &Context) {
     let mut failures = 0;
     loop {
         let lanes = context.lanes.now();
-        let heartbeat = Heartbeat {
-            leases: &[],
-            ..describe(context, &lanes, &[])
-        };
+        let heartbeat = describe(context, &lanes, &[]);
         let result = context.link.queue().register(&heartbeat).await;
         context.link.note(&result);
         match result {
@@ -120,15 +117,22 @@ fn describe<'a>(
     lanes: &'a [String],
     leases: &'a [(String, String)],
 ) -> Heartbeat<'a> {
+    let running = context.roster.count().running;
+    // One that takes nothing new any more has no free slot to count on.
+    let slots = if context.closing.is_cancelled() {
+        running
+    } else {
+        context.slots
+    };
     let memory_bytes = recycle::resident_bytes();
     context.metrics.memory(memory_bytes);
     Heartbeat {
         worker: &context.worker,
         instance: &context.instance,
         pool: &context.pool,
-        slots: context.slots,
+        slots,
         leases,
-        running: context.roster.count().running,
+        running,
         memory_bytes,
         lanes,
         address: &context.address,

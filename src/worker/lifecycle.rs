@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::configs::Configs;
@@ -99,7 +99,7 @@ impl Prepared {
         watch_readiness(&self.health, context, &registered, &stop);
         tokio::select! {
             () = heartbeat::register(context) => registered.store(true, Ordering::Relaxed),
-            () = stop.cancelled() => context.closing.cancel(),
+            () = stop.cancelled() => context.close(),
         }
         let mut loops = Loops::start(&self);
         let why = tokio::select! {
@@ -114,7 +114,7 @@ impl Prepared {
                 running,
                 "starting afresh once what runs has ended"
             );
-            context.closing.cancel();
+            context.close();
             tokio::select! {
                 () = quiet(context, loops.intake_ended.clone()) => {
                     loops.stop().await;
@@ -130,7 +130,7 @@ impl Prepared {
     /// Stops in order.
     async fn stop(self, mut loops: Loops, patience: Duration) -> Result<Ended, Error> {
         let context = self.context;
-        context.closing.cancel();
+        context.close();
         tracing::info!("shutdown 1 of 5: taking no new requests");
 
         let running = context.roster.count().running;
@@ -170,6 +170,14 @@ impl Prepared {
 async fn quiet(context: &Context, intake_ended: CancellationToken) {
     intake_ended.cancelled().await;
     idle(context).await;
+}
+
+/// A loop that has nothing to do any more does not hang.
+async fn rest(pulse: &Pulse) {
+    loop {
+        pulse.beat();
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Waits until nothing runs.
@@ -234,8 +242,6 @@ struct Loops {
     intake_ended: CancellationToken,
 }
 
-const INTAKE: &str = "intake";
-
 impl Loops {
     fn start(prepared: &Prepared) -> Self {
         let intake_ended = CancellationToken::new();
@@ -243,8 +249,12 @@ impl Loops {
         let mut all = JoinSet::new();
         let (context, pulse) = (prepared.context.clone(), prepared.intake_pulse.clone());
         all.spawn(async move {
-            let _ended = ended;
-            (INTAKE, intake::run(context, pulse).await)
+            let result = intake::run(context, &pulse).await;
+            drop(ended);
+            if result.is_ok() {
+                rest(&pulse).await;
+            }
+            ("intake", result)
         });
         let (context, pulse) = (prepared.context.clone(), prepared.heartbeat_pulse.clone());
         all.spawn(async move { ("heartbeat", heartbeat::run(context, pulse).await) });
@@ -263,18 +273,14 @@ impl Loops {
 
     /// Waits until one has ended that must not.
     async fn failed(&mut self) -> Error {
-        loop {
-            match self.all.join_next().await {
-                // It ends when the worker closes.
-                Some(Ok((INTAKE, Ok(())))) => {}
-                Some(Ok((_, Err(error)))) => return Error::Superseded(error),
-                Some(Ok((name, Ok(())))) => return Error::Crashed(name),
-                Some(Err(error)) => {
-                    tracing::error!(%error, "a loop has failed");
-                    return Error::Crashed("loop");
-                }
-                None => std::future::pending().await,
+        match self.all.join_next().await {
+            Some(Ok((_, Err(error)))) => Error::Superseded(error),
+            Some(Ok((name, Ok(())))) => Error::Crashed(name),
+            Some(Err(error)) => {
+                tracing::error!(%error, "a loop has failed");
+                Error::Crashed("loop")
             }
+            None => std::future::pending().await,
         }
     }
 

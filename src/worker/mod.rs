@@ -91,6 +91,14 @@ struct Context {
     closing: CancellationToken,
 }
 
+impl Context {
+    /// From now on nothing new is taken, and the queue knows.
+    fn close(&self) {
+        self.closing.cancel();
+        self.beat.notify_one();
+    }
+}
+
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

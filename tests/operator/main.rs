@@ -1,5 +1,10 @@
 //! The whole operator on a real API server, with worker processes.
 
+mod crashes;
 mod harness;
+mod moves;
+mod personas;
 mod pools;
 mod topology;
+
+use testbed::upstream;

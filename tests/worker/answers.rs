@@ -282,6 +282,27 @@ async fn what_cannot_be_run_fails_with_a_sentence_that_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_persona_whose_configuration_is_gone_or_garbled_fails_its_tasks() {
+    let fixture = Fixture::new().await;
+    let model = Upstream::always(says(&["x"])).await;
+    let _worker = fixture.worker("a").await;
+    for (persona, command, value, status, words) in [
+        ("one", "HDEL", None, 404, "create it again"),
+        ("two", "HSET", Some("{"), 500, "same version"),
+    ] {
+        fixture.persona(persona, model.base_url()).await;
+        let key = fixture.queue.keys().persona(persona);
+        let mut change = redis::cmd(command);
+        change.arg(key).arg("config").arg(value);
+        fixture.redis(&change).await;
+        let task = fixture.ask(persona, false).await;
+        let error = fixture.outcome(&task).await.error.expect("an error");
+        assert_eq!(error.http_status, status, "{error:?}");
+        assert!(error.message.contains(words), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_credential_that_is_not_there_fails_its_task_with_its_name() {
     let fixture = Fixture::new().await;
     let model = Upstream::always(says(&["x"])).await;

@@ -117,7 +117,7 @@ async fn adopt(cx: &Context, pods: &Api<Pod>, o: &Observed, name: &str) -> Resul
 }
 
 async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
-    let deleting = removals.to_vec().into_iter().map(|removal| async move {
+    let deleting = removals.iter().cloned().map(|removal| async move {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(removal.uid.clone()),

@@ -184,7 +184,7 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
     } else {
         format!("{floor} workers are needed")
     };
-    if let Some((reason, words)) = o.pods.iter().find_map(|pod| failing(pod)) {
+    if let Some((reason, words)) = o.pods.iter().find_map(failing) {
         return Verdict::no(
             READY,
             "WorkersFailing",
