@@ -191,3 +191,66 @@ async fn a_pool_of_somebody_else_under_the_name_is_left_alone() -> Result<()> {
     operator.ready::<Persona>("helper").await?;
     operator.stop().await
 }
+
+#[tokio::test]
+async fn a_controller_that_is_killed_in_the_middle_of_a_move_finishes_it() -> Result<()> {
+    let operator = Operator::start("killed").await?;
+    small(&operator).await?;
+    for i in 0..2 {
+        operator
+            .persona(&format!("p{i}"), ENDPOINT, json!({}))
+            .await?;
+    }
+    settled(&operator, Phase::PerPersona, 2).await?;
+    operator.persona("p2", ENDPOINT, json!({})).await?;
+    operator
+        .until("default", "moving", |found: Option<&PersonaTopology>| {
+            found.is_some_and(|t| {
+                t.status
+                    .as_ref()
+                    .is_some_and(|s| s.phase == Some(Phase::Generic))
+            })
+        })
+        .await?;
+    operator.controller.kill().await?;
+    operator.controller.restart().await?;
+    operator.controller.ready().await?;
+    settled(&operator, Phase::Generic, 3).await?;
+    for i in 0..3 {
+        operator.ready::<Persona>(&format!("p{i}")).await?;
+    }
+    assert_eq!(pools(&operator).await?.len(), 1);
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_topology_that_is_deleted_comes_back_and_takes_nothing_along() -> Result<()> {
+    let operator = Operator::start("again").await?;
+    operator.persona("helper", ENDPOINT, json!({})).await?;
+    operator.ready::<Persona>("helper").await?;
+    let before = topology(&operator).await?;
+    let had = pools(&operator).await?;
+    let topologies = operator.all::<PersonaTopology>();
+    topologies
+        .delete("default", &DeleteParams::default())
+        .await?;
+    let uid = before.uid();
+    let back = operator
+        .until("default", "back", move |found: Option<&PersonaTopology>| {
+            found.is_some_and(|t| {
+                let decided = t.status.as_ref().is_some_and(|s| s.phase.is_some());
+                t.uid() != uid && decided
+            })
+        })
+        .await?;
+    let epoch = |topology: &PersonaTopology| topology.status.as_ref().map(|s| s.epoch);
+    let back = back.context("it is gone")?;
+    assert!(epoch(&back) > epoch(&before));
+    settled(&operator, Phase::PerPersona, 1).await?;
+    assert_eq!(pools(&operator).await?, had);
+    let personas = operator.all::<Persona>();
+    personas.delete("helper", &DeleteParams::default()).await?;
+    settled(&operator, Phase::PerPersona, 0).await?;
+    assert!(pools(&operator).await?.is_empty());
+    operator.stop().await
+}
