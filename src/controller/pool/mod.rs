@@ -1,6 +1,7 @@
 //! WorkerPool: its pods, made and taken away so that no request is cut short.
 
 mod apply;
+mod disruption;
 mod gpu;
 mod observe;
 mod plan;
@@ -61,7 +62,15 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     measure(cx, &seen, &plan, &status::count(&seen, memory));
     let written = write_status(cx, &seen, &plan, memory).await?;
     applied?;
-    let times = [plan.again_at, written, memory.refused.until];
+    let disruption = disruption::plan(&seen, &mut memory.disruption);
+    let size = plan.decision.size;
+    disruption::apply(cx, &seen, &disruption, size, &mut memory.disruption).await;
+    let times = [
+        plan.again_at,
+        written,
+        memory.refused.until,
+        disruption.again_at,
+    ];
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
+use super::disruption;
 use super::observe::{Observed, PodView};
 use crate::api::Span;
 use crate::queue::stats::{PoolStats, WorkerStats};
@@ -33,6 +34,8 @@ pub struct Memory {
     pub refused: Backoff,
     /// Pods that failed after they were made.
     pub lost: Backoff,
+    /// What others were told of its workers.
+    pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
 }

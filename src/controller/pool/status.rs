@@ -279,4 +279,4 @@ fn long(count: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

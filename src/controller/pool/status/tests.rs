@@ -8,7 +8,7 @@ use crate::controller::pool::plan::plan;
 use crate::controller::pool::template::{Setup, template};
 use crate::queue::stats::{PoolStats, WorkerStats};
 
-fn observed(spec: serde_json::Value) -> Observed {
+pub fn observed(spec: serde_json::Value) -> Observed {
     let pool: crate::api::WorkerPool = serde_json::from_value(json!({
         "apiVersion": "persona.dev/v1alpha1",
         "kind": "WorkerPool",
@@ -38,7 +38,7 @@ fn observed(spec: serde_json::Value) -> Observed {
     }
 }
 
-fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
+pub fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
     o.pods.push(PodView {
         name: uid.into(),
         uid: uid.into(),
@@ -53,6 +53,14 @@ fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
         running,
         ..WorkerStats::default()
     });
+}
+
+/// The worker runs that many requests now.
+pub fn running(o: &mut Observed, uid: &str, count: u32) {
+    let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+    for worker in stats.workers.iter_mut().filter(|w| w.uid == uid) {
+        worker.running = count;
+    }
 }
 
 fn stated(o: &Observed) -> WorkerPoolStatus {
