@@ -32,6 +32,10 @@ pub async fn register(context: &Context) {
                     freed,
                     "registered"
                 );
+                // What the controller has said is known before the first task; if not now, soon.
+                if let Err(error) = renew(context).await {
+                    tracing::debug!(%error, "the first heartbeat");
+                }
                 return;
             }
             Err(_) => {
@@ -96,6 +100,16 @@ async fn renew(context: &Context) -> Result<Renewal, QueueError> {
         if renewed.lost.contains(task) {
             context.roster.stop(fence, Stop::Lost);
         }
+    }
+    if let Some(duties) = renewed.duties {
+        context.duties.send_if_modified(|known| {
+            let changed = *known != duties;
+            if changed {
+                tracing::info!(?duties, "told by the controller");
+                *known = duties;
+            }
+            changed
+        });
     }
     let was_draining = context.draining.send_replace(renewed.draining);
     if was_draining != renewed.draining {

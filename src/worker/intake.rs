@@ -84,7 +84,11 @@ impl Intake {
 
     async fn take(&mut self, free: u32) -> Result<Wait, QueueError> {
         let context = &self.context;
-        let steal = !context.steal_from.is_empty() && self.stealing.allowed(free, Instant::now());
+        let others = if self.stealing.allowed(free, Instant::now()) {
+            context.duties.borrow().steal_from.clone()
+        } else {
+            Vec::new()
+        };
         let lanes = context.lanes.now();
         let result = context
             .link
@@ -95,7 +99,7 @@ impl Intake {
                 worker: &context.worker,
                 instance: &context.instance,
                 slots_free: free,
-                steal_from: if steal { &context.steal_from } else { &[] },
+                steal_from: &others,
                 lease: LEASE,
             })
             .await;
@@ -136,7 +140,7 @@ impl Intake {
             return Wait::Changes;
         }
         let mut patience = PATIENCE.min(answer.look_again_in.unwrap_or(PATIENCE));
-        if !context.steal_from.is_empty() {
+        if !context.duties.borrow().steal_from.is_empty() {
             patience = patience.min(self.stealing.next_look(free, now).unwrap_or(PATIENCE));
         }
         Wait::Bell(patience)

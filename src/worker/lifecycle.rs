@@ -20,6 +20,7 @@ use super::roster::{Roster, Stop};
 use super::{Context, Ended, Error, Options, heartbeat, intake};
 use crate::provider::{Credentials, Limits, Providers};
 use crate::queue::QueueError;
+use crate::queue::task::Duties;
 use crate::telemetry::{self, Health, Pulse, Server};
 
 /// A loop that has not turned for so long hangs. A call to Redis may take a few times its timeout.
@@ -41,7 +42,9 @@ pub struct Prepared {
 /// Checks the settings and takes the port.
 pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
     let registry = telemetry::registry()?;
-    let metrics = Metrics::register(&registry, options).map_err(telemetry::Error::from)?;
+    let duties = watch::Sender::new(Duties::default());
+    let metrics = Metrics::register(&registry, options, duties.subscribe())
+        .map_err(telemetry::Error::from)?;
     let health = Health::default();
     let link = Link::open(options).map_err(Error::Queue)?;
     let providers = Providers::new(Limits::default())?;
@@ -54,7 +57,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         instance: format!("{:032x}", rand::random::<u128>()),
         slots: options.slots,
         address: SocketAddr::new(options.pod_ip, server.address().port()).to_string(),
-        steal_from: options.pools_to_steal_from(),
+        duties,
         link,
         lanes: Lanes::new(credentials.clone()),
         credentials,

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::provider::{Credentials, ProviderError, Providers};
 use crate::queue::QueueError;
+use crate::queue::task::Duties;
 use crate::telemetry;
 
 /// What ends a worker before its time.
@@ -74,7 +75,8 @@ struct Context {
     slots: u32,
     /// `host:port` for direct calls.
     address: String,
-    steal_from: Vec<String>,
+    /// Phase and pools to steal from, as the controller says.
+    duties: watch::Sender<Duties>,
     link: link::Link,
     credentials: Credentials,
     lanes: lanes::Lanes,

@@ -35,6 +35,7 @@ pub mod run_dir;
 pub mod stack;
 mod stop;
 mod toolchain;
+pub mod upstream;
 mod venv;
 
 pub use self::binaries::Binary;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use persona_operator::api::runtime::{PLAIN_LANE, PersonaConfig};
 use persona_operator::api::{Generation, Provider, SecretKeyRef};
 use persona_operator::queue::submit::TaskState;
-use persona_operator::queue::task::{OutcomeKind, Usage};
+use persona_operator::queue::task::{Duties, OutcomeKind, Usage};
 use serde_json::json;
 
 use crate::faults::config;
@@ -366,7 +366,11 @@ async fn an_idle_worker_helps_another_pool_and_keeps_a_slot_for_its_own() {
     fixture.persona("helper", own.base_url()).await;
     let mut options = fixture.options("a");
     options.slots = 3;
-    options.steal_from = "other".into();
+    let duties = Duties {
+        steal_from: vec!["other".into()],
+        ..Duties::default()
+    };
+    assert!(fixture.queue.assign(POOL, &duties).await.expect("assigns"));
     let _worker = fixture.worker_with(options).await;
     for _ in 0..3 {
         fixture.ask("teacher", false).await;

@@ -222,8 +222,6 @@ impl Fixture {
             pod_uid: uid.to_owned(),
             pod_ip: [127, 0, 0, 1].into(),
             slots: 2,
-            steal_from: String::new(),
-            phase: "Own".to_owned(),
             device: "cpu".to_owned(),
             drain_timeout: "30s".parse().expect("a span"),
             recycle_after_tasks: 0,

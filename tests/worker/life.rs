@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use persona_operator::queue::stats::WorkerStats;
 use persona_operator::queue::submit::TaskState;
-use persona_operator::queue::task::OutcomeKind;
+use persona_operator::queue::task::{Duties, OutcomeKind};
 use persona_operator::worker::{Ended, Error, Reason};
 
-use crate::fixture::{Fixture, eventually};
+use crate::fixture::{Fixture, POOL, eventually};
 use crate::upstream::{Step, Upstream, says, stream_head, token};
 
 #[tokio::test]
@@ -263,7 +263,11 @@ async fn pages_tell_the_truth_and_metrics_the_load() {
     let model = Upstream::always(says(&["Hello"])).await;
     fixture.persona("helper", model.base_url()).await;
     let mut options = fixture.options("a");
-    options.phase = "Hybrid".into();
+    let duties = Duties {
+        phase: "Hybrid".into(),
+        ..Duties::default()
+    };
+    assert!(fixture.queue.assign(POOL, &duties).await.expect("assigns"));
     options.device = "gpu".into();
     let worker = fixture.worker_with(options).await;
     eventually("ready", async || {
