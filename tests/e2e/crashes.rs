@@ -10,7 +10,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 
 use crate::harness::{PATIENCE, Stage, container, eventually};
-use crate::upstream::{Step, Upstream, says, stream_head, token};
+use testbed::upstream::{Step, Upstream, says, stream_head, token};
 
 /// A persona on two workers, and a model that never ends its first answer.
 async fn two_workers(stage: &Stage, model: &Upstream) -> Result<()> {

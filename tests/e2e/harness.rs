@@ -21,7 +21,7 @@ use testbed::release::{self, Reach, run};
 use testbed::{Chat, Cluster, RealNode, Release, ReleaseOptions, real_node_wanted};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use crate::upstream::Upstream;
+use testbed::upstream::Upstream;
 
 /// Longest wait for something that must happen, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use persona_operator::api::WorkerPool;
 use serde_json::json;
 
 use crate::harness::{Stage, eventually};
-use crate::upstream::{Step, Upstream, done, stream_head, token};
+use testbed::upstream::{Step, Upstream, done, stream_head, token};
 
 #[tokio::test]
 async fn a_pool_grows_under_load_and_shrinks_without_cutting_a_request_short() -> Result<()> {

@@ -8,5 +8,3 @@ mod moves;
 mod notes;
 mod personas;
 mod uninstall;
-#[path = "../worker/upstream.rs"]
-mod upstream;

@@ -8,7 +8,7 @@ use serde_json::json;
 use testbed::{Prometheus, PrometheusOptions, Sample};
 
 use crate::harness::{PATIENCE, Stage};
-use crate::upstream::{Upstream, says};
+use testbed::upstream::{Upstream, says};
 
 const REQUESTS: usize = 20;
 

@@ -11,7 +11,7 @@ use testbed::release::run;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Stage, eventually};
-use crate::upstream::{Step, Upstream, done, stream_head, token};
+use testbed::upstream::{Step, Upstream, done, stream_head, token};
 
 /// Asks all personas again and again until `stop`; how many were answered.
 async fn clients(stage: &Stage, names: &[String], stop: &CancellationToken) -> Result<usize> {

@@ -7,7 +7,7 @@ use testbed::net::Port;
 use tokio::process::Command;
 
 use crate::harness::{PATIENCE, Stage};
-use crate::upstream::{Upstream, answer};
+use testbed::upstream::{Upstream, answer};
 
 /// The notes as a script: the port-forward in the background, on a port that is free.
 fn script(notes: &str, port: u16) -> String {

@@ -10,7 +10,7 @@ use testbed::release::run;
 use testbed::{Chat, Cluster, Options, real_node_wanted};
 
 use crate::harness::{eventually, install, manifest, restricted_namespace};
-use crate::upstream::{Upstream, says};
+use testbed::upstream::{Upstream, says};
 
 #[tokio::test]
 async fn an_uninstalled_release_leaves_personas_that_go_with_their_namespace() -> Result<()> {
