@@ -134,6 +134,10 @@ async fn a_pool_grows_under_load_and_shrinks_without_cutting_a_request_short() -
     assert_eq!(model.counts().given_up, 0, "none was cut short");
     let history = pool.and_then(|p| p.status).context("no status")?.history;
     let most = history.iter().map(|record| record.to).max();
-    assert_eq!(most, Some(8), "16 requests at once, 2 a worker: {history:?}");
+    assert_eq!(
+        most,
+        Some(8),
+        "16 requests at once, 2 a worker: {history:?}"
+    );
     operator.stop().await
 }
