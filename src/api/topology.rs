@@ -192,7 +192,7 @@ pub struct PersonaTopologyStatus {
     /// Personas that count: neither suspended, being deleted nor on a pool of their owner's.
     #[serde(default)]
     pub personas: i32,
-    /// Grows with each change of phase or thresholds; a route with an older one is refused.
+    /// Grows with each change of phase or spec; a route with an older one is refused.
     #[serde(default)]
     pub epoch: i64,
     /// When N first was low enough to go back; unset when it is not.
@@ -240,9 +240,9 @@ pub struct Transition {
     pub from: Phase,
     /// Phase after.
     pub to: Phase,
-    /// Personas whose route has switched.
+    /// Personas that are routed to their pool of the new phase.
     pub moved: i32,
-    /// Personas that have to move.
+    /// Personas that are routed: those, and those who have still to move.
     pub total: i32,
     /// In words, like `Generic -> Hybrid 37/51`.
     pub progress: String,

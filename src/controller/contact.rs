@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::context::is_paused;
 use super::pods::Loss;
 use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
@@ -316,7 +317,8 @@ async fn close_pools(cx: &Context, namespace: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Namespaces with personas or pools, and the names of the personas.
+/// Namespaces with personas or pools, and the names of the personas that are published: all but those
+/// that nobody may touch.
 fn namespaces(cx: &Context) -> BTreeMap<String, BTreeSet<String>> {
     let mut namespaces: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for persona in cx.stores.personas.state() {
@@ -324,7 +326,10 @@ fn namespaces(cx: &Context) -> BTreeMap<String, BTreeSet<String>> {
             persona.metadata.namespace.clone(),
             persona.metadata.name.clone(),
         ) {
-            namespaces.entry(namespace).or_default().insert(name);
+            let names = namespaces.entry(namespace).or_default();
+            if !is_paused(&*persona) && persona.metadata.deletion_timestamp.is_none() {
+                names.insert(name);
+            }
         }
     }
     for pool in cx.stores.pools.state() {

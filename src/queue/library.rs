@@ -18,7 +18,8 @@ const SHARED: [&str; 4] = [
 ];
 
 /// One file a verb.
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 20] = [
+    include_str!("lua/assign.lua"),
     include_str!("lua/cancel.lua"),
     include_str!("lua/claim.lua"),
     include_str!("lua/close.lua"),

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::keys::{self, check_name};
 use super::reply::{Reply, wrong};
+use super::task::Duties;
 use super::{NamespaceQueue, QueueError};
 use crate::api::QueueLimits;
 use crate::api::runtime::PersonaConfig;
@@ -225,6 +226,20 @@ impl NamespaceQueue {
         let mut cmd = self.verb("open");
         self.call(cmd.arg(pool)).await?;
         Ok(())
+    }
+
+    /// Says what an open pool's workers have to know; false when the pool is not open.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn assign(&self, pool: &str, duties: &Duties) -> Result<bool, QueueError> {
+        let duties = serde_json::to_string(duties)
+            .map_err(|error| wrong("assign", format!("duties: {error}")))?;
+        let mut cmd = self.verb("assign");
+        Ok(cmd
+            .arg(&[pool, &duties])
+            .query_async(&mut self.queue.manager())
+            .await?)
     }
 
     /// Closes a pool that is empty: no members, nothing waiting, nothing running. Idempotent.

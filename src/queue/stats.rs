@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use redis::{Cmd, Value};
 
 use super::reply::{Reply, wrong};
+use super::task::Duties;
+use super::work::duties;
 use super::{NamespaceQueue, Queue, QueueError};
 
 /// A pool as of one moment. Times are Redis' clock in ms since the epoch, durations in ms.
@@ -47,6 +49,8 @@ pub struct PoolStats {
     pub service_sum_ms: u64,
     /// Its registered workers.
     pub workers: Vec<WorkerStats>,
+    /// What its workers were told.
+    pub duties: Option<Duties>,
 }
 
 /// A worker as of one moment.
@@ -175,6 +179,7 @@ fn pool_stats(mut reply: Reply, namespace: &str, pool: &str) -> Result<PoolStats
             .into_iter()
             .map(worker_stats)
             .collect::<Result<_, _>>()?,
+        duties: duties("stats", &reply.text()?)?,
     })
 }
 

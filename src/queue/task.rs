@@ -3,6 +3,18 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// What a pool's workers have to know beside their settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Duties {
+    /// Phase that the pool belongs to, a label of metrics; empty for a pool of its owner's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub phase: String,
+    /// Other pools to serve while idle.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steal_from: Vec<String>,
+}
+
 /// The work to do: what the client asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::keys::check_name;
 use super::reply::{Reply, wrong};
-use super::task::{Chunk, Outcome, OutcomeKind, TaskPayload};
+use super::task::{Chunk, Duties, Outcome, OutcomeKind, TaskPayload};
 use super::{NamespaceQueue, Queue, QueueError};
 use crate::api::runtime::PersonaConfig;
 
@@ -126,6 +126,8 @@ pub struct Renewed {
     pub lost: Vec<String>,
     /// The worker is to take nothing new.
     pub draining: bool,
+    /// What the pool's workers have to know, once the controller has said it.
+    pub duties: Option<Duties>,
 }
 
 /// Answer to verbs that need the fence.
@@ -239,6 +241,7 @@ impl NamespaceQueue {
         Ok(Renewed {
             draining: reply.flag()?,
             lost: reply.list()?.rest()?,
+            duties: duties("renew", &reply.text()?)?,
         })
     }
 
@@ -407,6 +410,16 @@ fn describe(cmd: &mut Cmd, worker: &Heartbeat<'_>) {
 
 fn json<T: Serialize + ?Sized>(verb: &'static str, value: &T) -> Result<String, QueueError> {
     serde_json::to_string(value).map_err(|error| wrong(verb, error.to_string()))
+}
+
+/// What the controller has said to a pool's workers; nothing yet where the text is empty.
+pub(super) fn duties(verb: &'static str, json: &str) -> Result<Option<Duties>, QueueError> {
+    if json.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(json)
+        .map(Some)
+        .map_err(|error| wrong(verb, format!("duties: {error}")))
 }
 
 /// Whole ms, as the functions take durations.

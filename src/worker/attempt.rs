@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
 use super::answer::{Answer, completed};
@@ -13,7 +13,7 @@ use super::roster::{Stop, Ticket};
 use super::verdict::{Situation, Verdict};
 use super::{BACKOFF, Context};
 use crate::api::runtime::PersonaConfig;
-use crate::provider::{Call, Delta, End, Event, ProviderError};
+use crate::provider::{Call, Delta, End, Event, ProviderError, ReplyStream};
 use crate::queue::QueueError;
 use crate::queue::listen::pause;
 use crate::queue::task::{Outcome, OutcomeKind, TaskError, code};
@@ -72,114 +72,88 @@ struct Attempt<'a> {
     stream: Option<Stream>,
 }
 
-/// Why an attempt has no answer.
+/// Why an attempt did not begin.
 enum Fault {
-    Provider(ProviderError),
-    /// The task cannot be run, by nobody's fault that another attempt would mend.
+    /// The task cannot be run; another attempt would not mend that.
     Refused(TaskError),
-    /// The queue went away before the attempt began.
-    Queue,
-}
-
-impl From<ProviderError> for Fault {
-    fn from(error: ProviderError) -> Self {
-        Self::Provider(error)
-    }
+    /// The queue went away.
+    QueueAway,
 }
 
 impl Attempt<'_> {
     async fn verdict(&mut self) -> Verdict {
-        let config = match self.config().await {
-            Ok(config) => config,
+        let (config, request) = match self.prepare().await {
+            Ok(prepared) => prepared,
             Err(Fault::Refused(error)) => return Verdict::failed(error),
-            Err(Fault::Queue | Fault::Provider(_)) => return Verdict::hand_back(),
+            Err(Fault::QueueAway) => return Verdict::hand_back(),
         };
-        let fault = match self.answer(&config).await {
-            Ok(end) => {
-                return Verdict::Finish(match self.stream {
-                    Some(_) => completed(&end),
-                    None => std::mem::take(&mut self.whole).outcome(&end),
-                });
-            }
-            Err(Fault::Provider(error)) => error,
-            Err(Fault::Refused(error)) => return Verdict::failed(error),
-            Err(Fault::Queue) => return Verdict::hand_back(),
-        };
-        tracing::debug!(task = self.taken.task, error = %fault, attempt = self.taken.attempt, "an attempt failed");
+        let count = Counted::begin(self.context, &config);
+        let result = self.call(&config, request).await;
+        count.end(&result);
+        match (result, &self.stream) {
+            (Ok(end), Some(_)) => Verdict::Finish(completed(&end)),
+            (Ok(end), None) => Verdict::Finish(std::mem::take(&mut self.whole).outcome(&end)),
+            (Err(error), _) => self.judge(&error, &config),
+        }
+    }
+
+    fn judge(&self, error: &ProviderError, config: &PersonaConfig) -> Verdict {
+        let taken = self.taken;
+        tracing::debug!(task = taken.task, attempt = taken.attempt, %error, "an attempt failed");
         Verdict::on(
-            &fault,
+            error,
             Situation {
-                attempt: self.taken.attempt,
+                attempt: taken.attempt,
                 max_attempts: config.max_attempts,
                 emitted: self.stream.as_ref().is_some_and(Stream::begun),
-                remaining: self.taken.deadline_in.saturating_sub(self.began.elapsed()),
+                remaining: taken.deadline_in.saturating_sub(self.began.elapsed()),
                 jitter: rand::random(),
             },
         )
     }
 
+    async fn prepare(&self) -> Result<(Arc<PersonaConfig>, Map<String, Value>), Fault> {
+        let payload = self.taken.parse().map_err(|error| {
+            let message = format!("{error}; let gateway and workers run the same version");
+            refused("payload_invalid", 500, &message)
+        })?;
+        let Value::Object(request) = payload.request else {
+            let message = "the request must be a JSON object";
+            return Err(refused("invalid_request_error", 400, message));
+        };
+        Ok((self.config().await?, request))
+    }
+
     async fn config(&self) -> Result<Arc<PersonaConfig>, Fault> {
         let mut failures = 0;
         loop {
-            let result = self
-                .context
-                .configs
-                .of(self.taken, &self.context.link.queue())
-                .await;
-            match result {
+            let queue = self.context.link.queue();
+            let error = match self.context.configs.of(self.taken, &queue).await {
                 Ok(Some(config)) => return Ok(config),
                 Ok(None) => {
-                    return Err(refused(
-                        code::PERSONA_DELETED,
-                        404,
-                        "the persona was deleted; create it again, or ask another one".to_owned(),
-                    ));
+                    let message = "the persona was deleted; create it again, or ask another one";
+                    return Err(refused(code::PERSONA_DELETED, 404, message));
                 }
-                Err(error @ QueueError::Protocol { .. }) => {
-                    return Err(refused(
-                        "configuration_invalid",
-                        500,
-                        format!("{error}; let the controller and its workers run the same version"),
-                    ));
-                }
-                Err(error) => {
-                    self.context.link.note(&Err::<(), _>(error));
-                    failures += 1;
-                    if self.began.elapsed() > LEASE {
-                        return Err(Fault::Queue);
-                    }
-                    sleep(pause(BACKOFF, failures)).await;
-                }
+                Err(error) => error,
+            };
+            if let QueueError::Protocol { .. } = error {
+                let message =
+                    format!("{error}; let the controller and its workers run the same version");
+                return Err(refused("configuration_invalid", 500, &message));
             }
+            self.context.link.note(&Err::<(), _>(error));
+            if self.began.elapsed() > LEASE {
+                return Err(Fault::QueueAway);
+            }
+            failures += 1;
+            sleep(pause(BACKOFF, failures)).await;
         }
-    }
-
-    /// Asks the provider, and counts how that went.
-    async fn answer(&mut self, config: &Arc<PersonaConfig>) -> Result<End, Fault> {
-        let payload = self.taken.parse().map_err(|error| {
-            refused(
-                "payload_invalid",
-                500,
-                format!("{error}; let gateway and workers run the same version"),
-            )
-        })?;
-        let Value::Object(request) = payload.request else {
-            return Err(refused(
-                "invalid_request_error",
-                400,
-                "the request must be a JSON object".to_owned(),
-            ));
-        };
-        let count = Counted::begin(self.context, config);
-        let result = self.call(config, request).await;
-        count.end(&result);
-        Ok(result?)
     }
 
     async fn call(
         &mut self,
         config: &Arc<PersonaConfig>,
-        request: serde_json::Map<String, Value>,
+        request: Map<String, Value>,
     ) -> Result<End, ProviderError> {
         let context = self.context;
         let credential = match &config.api_key {
@@ -206,10 +180,7 @@ impl Attempt<'_> {
             .unwrap_or(Err(ProviderError::Timeout(time)))
     }
 
-    async fn read(
-        &mut self,
-        mut stream: crate::provider::ReplyStream,
-    ) -> Result<End, ProviderError> {
+    async fn read(&mut self, mut stream: ReplyStream) -> Result<End, ProviderError> {
         while let Some(event) = stream.next().await {
             match event? {
                 Event::Delta(delta) => self.piece(delta).await,
@@ -273,10 +244,10 @@ impl Attempt<'_> {
     }
 }
 
-fn refused(code: &str, http_status: u16, message: String) -> Fault {
+fn refused(code: &str, http_status: u16, message: &str) -> Fault {
     Fault::Refused(TaskError {
         code: code.to_owned(),
-        message,
+        message: message.to_owned(),
         http_status,
         retry_after_ms: None,
     })

@@ -61,3 +61,31 @@ impl Configs {
         known.insert(persona.to_owned(), (version, config));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::request::tests::config;
+
+    #[test]
+    fn a_configuration_is_kept_for_its_version_only() {
+        let configs = Configs::default();
+        configs.keep("helper", (7, 1), Arc::new(config()));
+        assert!(configs.known("helper", (7, 1)).is_some());
+        for other in [(7, 2), (8, 1)] {
+            assert_eq!(configs.known("helper", other), None);
+        }
+    }
+
+    #[test]
+    fn no_more_configurations_are_kept_than_allowed() {
+        let configs = Configs::default();
+        let config = Arc::new(config());
+        for number in 0..3 * KEPT {
+            configs.keep(&number.to_string(), (1, 1), config.clone());
+        }
+        let last = (3 * KEPT - 1).to_string();
+        assert!(configs.known(&last, (1, 1)).is_some());
+        assert_eq!(configs.known.lock().expect("no panic").len(), KEPT);
+    }
+}

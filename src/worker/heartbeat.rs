@@ -21,10 +21,7 @@ pub async fn register(context: &Context) {
     let mut failures = 0;
     loop {
         let lanes = context.lanes.now();
-        let heartbeat = Heartbeat {
-            leases: &[],
-            ..describe(context, &lanes, &[])
-        };
+        let heartbeat = describe(context, &lanes, &[]);
         let result = context.link.queue().register(&heartbeat).await;
         context.link.note(&result);
         match result {
@@ -35,6 +32,10 @@ pub async fn register(context: &Context) {
                     freed,
                     "registered"
                 );
+                // What the controller has said is known before the first task; if not now, soon.
+                if let Err(error) = renew(context).await {
+                    tracing::debug!(%error, "the first heartbeat");
+                }
                 return;
             }
             Err(_) => {
@@ -100,6 +101,16 @@ async fn renew(context: &Context) -> Result<Renewal, QueueError> {
             context.roster.stop(fence, Stop::Lost);
         }
     }
+    if let Some(duties) = renewed.duties {
+        context.duties.send_if_modified(|known| {
+            let changed = *known != duties;
+            if changed {
+                tracing::info!(?duties, "told by the controller");
+                *known = duties;
+            }
+            changed
+        });
+    }
     let was_draining = context.draining.send_replace(renewed.draining);
     if was_draining != renewed.draining {
         tracing::info!(
@@ -120,15 +131,22 @@ fn describe<'a>(
     lanes: &'a [String],
     leases: &'a [(String, String)],
 ) -> Heartbeat<'a> {
+    let running = context.roster.count().running;
+    // One that takes nothing new any more has no free slot to count on.
+    let slots = if context.closing.is_cancelled() {
+        running
+    } else {
+        context.slots
+    };
     let memory_bytes = recycle::resident_bytes();
     context.metrics.memory(memory_bytes);
     Heartbeat {
         worker: &context.worker,
         instance: &context.instance,
         pool: &context.pool,
-        slots: context.slots,
+        slots,
         leases,
-        running: context.roster.count().running,
+        running,
         memory_bytes,
         lanes,
         address: &context.address,

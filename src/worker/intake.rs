@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::stealing::Stealing;
 use super::{BACKOFF, Context, attempt};
+use crate::queue::QueueError;
 use crate::queue::listen::{Bell, pause};
 use crate::queue::work::{LEASE, Take, TakeAnswer};
-use crate::queue::{NamespaceQueue, QueueError};
 use crate::telemetry::Pulse;
 
 /// Longest wait between two takes: a bell's token can get lost.
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`QueueError::Superseded`]; everything else passes.
-pub async fn run(context: Arc<Context>, pulse: Pulse) -> Result<(), QueueError> {
+pub async fn run(context: Arc<Context>, pulse: &Pulse) -> Result<(), QueueError> {
     let mut intake = Intake {
         stealing: Stealing::default(),
         doorway: Doorway::default(),
@@ -58,35 +58,25 @@ impl Intake {
         } else {
             Wait::Changes
         };
-        let bell = match wait {
-            Wait::Bell(patience) => Some(patience),
-            Wait::Pause(_) | Wait::Changes => {
-                self.doorway.leave();
-                None
-            }
+        let (at_bell, pausing, time) = match wait {
+            Wait::Bell(time) => (true, false, time),
+            Wait::Pause(time) => (false, true, time),
+            Wait::Changes => (false, false, PATIENCE),
         };
-        let ring = async {
-            match bell {
-                Some(patience) => self.doorway.ring(&context, patience).await,
-                None => std::future::pending().await,
-            }
-        };
-        let time = match wait {
-            Wait::Pause(time) | Wait::Bell(time) => time,
-            Wait::Changes => PATIENCE,
-        };
-        let pausing = matches!(wait, Wait::Pause(_));
+        if !at_bell {
+            self.doorway.leave();
+        }
         let rung = tokio::select! {
-            rung = ring => rung,
-            () = context.closing.cancelled() => return Ok(()),
+            rung = self.doorway.ring(&context), if at_bell => rung,
+            () = context.closing.cancelled() => Ok(()),
             // The senders live as long as the context.
-            _ = tasks.wait_for(|now| now.ended != ended), if !pausing => return Ok(()),
-            _ = draining.changed() => return Ok(()),
-            () = sleep(time) => return Ok(()),
+            _ = tasks.wait_for(|now| now.ended != ended), if !pausing => Ok(()),
+            _ = draining.changed() => Ok(()),
+            () = sleep(time) => Ok(()),
         };
-        if let Err(error) = rung {
+        if rung.is_err() {
             self.failures += 1;
-            context.link.note(&Err::<(), _>(error));
+            context.link.note(&rung);
             sleep(pause(BACKOFF, self.failures)).await;
         }
         Ok(())
@@ -94,7 +84,11 @@ impl Intake {
 
     async fn take(&mut self, free: u32) -> Result<Wait, QueueError> {
         let context = &self.context;
-        let steal = !context.steal_from.is_empty() && self.stealing.allowed(free, Instant::now());
+        let others = if self.stealing.allowed(free, Instant::now()) {
+            context.duties.borrow().steal_from.clone()
+        } else {
+            Vec::new()
+        };
         let lanes = context.lanes.now();
         let result = context
             .link
@@ -105,7 +99,7 @@ impl Intake {
                 worker: &context.worker,
                 instance: &context.instance,
                 slots_free: free,
-                steal_from: if steal { &context.steal_from } else { &[] },
+                steal_from: &others,
                 lease: LEASE,
             })
             .await;
@@ -146,7 +140,7 @@ impl Intake {
             return Wait::Changes;
         }
         let mut patience = PATIENCE.min(answer.look_again_in.unwrap_or(PATIENCE));
-        if !context.steal_from.is_empty() {
+        if !context.duties.borrow().steal_from.is_empty() {
             patience = patience.min(self.stealing.next_look(free, now).unwrap_or(PATIENCE));
         }
         Wait::Bell(patience)
@@ -176,8 +170,13 @@ struct Doorway {
 }
 
 impl Doorway {
-    /// Waits for the bell, for at least `patience`.
-    async fn ring(&mut self, context: &Context, patience: Duration) -> Result<bool, QueueError> {
+    /// Waits until the bell rings.
+    async fn ring(&mut self, context: &Context) -> Result<(), QueueError> {
+        while !self.wait(context).await? {}
+        Ok(())
+    }
+
+    async fn wait(&mut self, context: &Context) -> Result<bool, QueueError> {
         let lanes = context.lanes.now();
         if *lanes != *self.lanes {
             self.leave();
@@ -191,10 +190,10 @@ impl Doorway {
             None => {
                 let mut bell = match self.bell.take() {
                     Some(bell) => bell,
-                    None => new_bell(&context.link.queue(), context, &self.lanes),
+                    None => context.link.queue().bell(&context.pool, &self.lanes),
                 };
                 self.ringing.insert(Box::pin(async move {
-                    let rung = bell.wait(PATIENCE.max(patience)).await;
+                    let rung = bell.wait(PATIENCE).await;
                     (bell, rung)
                 }))
             }
@@ -210,8 +209,4 @@ impl Doorway {
     fn leave(&mut self) {
         self.ringing = None;
     }
-}
-
-fn new_bell(queue: &NamespaceQueue, context: &Context, lanes: &[String]) -> Bell {
-    queue.bell(&context.pool, lanes)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::configs::Configs;
@@ -20,6 +20,7 @@ use super::roster::{Roster, Stop};
 use super::{Context, Ended, Error, Options, heartbeat, intake};
 use crate::provider::{Credentials, Limits, Providers};
 use crate::queue::QueueError;
+use crate::queue::task::Duties;
 use crate::telemetry::{self, Health, Pulse, Server};
 
 /// A loop that has not turned for so long hangs. A call to Redis may take a few times its timeout.
@@ -41,7 +42,9 @@ pub struct Prepared {
 /// Checks the settings and takes the port.
 pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
     let registry = telemetry::registry()?;
-    let metrics = Metrics::register(&registry, options).map_err(telemetry::Error::from)?;
+    let duties = watch::Sender::new(Duties::default());
+    let metrics = Metrics::register(&registry, options, duties.subscribe())
+        .map_err(telemetry::Error::from)?;
     let health = Health::default();
     let link = Link::open(options).map_err(Error::Queue)?;
     let providers = Providers::new(Limits::default())?;
@@ -54,7 +57,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         instance: format!("{:032x}", rand::random::<u128>()),
         slots: options.slots,
         address: SocketAddr::new(options.pod_ip, server.address().port()).to_string(),
-        steal_from: options.pools_to_steal_from(),
+        duties,
         link,
         lanes: Lanes::new(credentials.clone()),
         credentials,
@@ -99,7 +102,7 @@ impl Prepared {
         watch_readiness(&self.health, context, &registered, &stop);
         tokio::select! {
             () = heartbeat::register(context) => registered.store(true, Ordering::Relaxed),
-            () = stop.cancelled() => context.closing.cancel(),
+            () = stop.cancelled() => context.close(),
         }
         let mut loops = Loops::start(&self);
         let why = tokio::select! {
@@ -114,7 +117,7 @@ impl Prepared {
                 running,
                 "starting afresh once what runs has ended"
             );
-            context.closing.cancel();
+            context.close();
             tokio::select! {
                 () = quiet(context, loops.intake_ended.clone()) => {
                     loops.stop().await;
@@ -130,7 +133,7 @@ impl Prepared {
     /// Stops in order.
     async fn stop(self, mut loops: Loops, patience: Duration) -> Result<Ended, Error> {
         let context = self.context;
-        context.closing.cancel();
+        context.close();
         tracing::info!("shutdown 1 of 5: taking no new requests");
 
         let running = context.roster.count().running;
@@ -170,6 +173,14 @@ impl Prepared {
 async fn quiet(context: &Context, intake_ended: CancellationToken) {
     intake_ended.cancelled().await;
     idle(context).await;
+}
+
+/// A loop that has nothing to do any more does not hang.
+async fn rest(pulse: &Pulse) {
+    loop {
+        pulse.beat();
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// Waits until nothing runs.
@@ -234,8 +245,6 @@ struct Loops {
     intake_ended: CancellationToken,
 }
 
-const INTAKE: &str = "intake";
-
 impl Loops {
     fn start(prepared: &Prepared) -> Self {
         let intake_ended = CancellationToken::new();
@@ -243,8 +252,12 @@ impl Loops {
         let mut all = JoinSet::new();
         let (context, pulse) = (prepared.context.clone(), prepared.intake_pulse.clone());
         all.spawn(async move {
-            let _ended = ended;
-            (INTAKE, intake::run(context, pulse).await)
+            let result = intake::run(context, &pulse).await;
+            drop(ended);
+            if result.is_ok() {
+                rest(&pulse).await;
+            }
+            ("intake", result)
         });
         let (context, pulse) = (prepared.context.clone(), prepared.heartbeat_pulse.clone());
         all.spawn(async move { ("heartbeat", heartbeat::run(context, pulse).await) });
@@ -263,18 +276,14 @@ impl Loops {
 
     /// Waits until one has ended that must not.
     async fn failed(&mut self) -> Error {
-        loop {
-            match self.all.join_next().await {
-                // It ends when the worker closes.
-                Some(Ok((INTAKE, Ok(())))) => {}
-                Some(Ok((_, Err(error)))) => return Error::Superseded(error),
-                Some(Ok((name, Ok(())))) => return Error::Crashed(name),
-                Some(Err(error)) => {
-                    tracing::error!(%error, "a loop has failed");
-                    return Error::Crashed("loop");
-                }
-                None => std::future::pending().await,
+        match self.all.join_next().await {
+            Some(Ok((_, Err(error)))) => Error::Superseded(error),
+            Some(Ok((name, Ok(())))) => Error::Crashed(name),
+            Some(Err(error)) => {
+                tracing::error!(%error, "a loop has failed");
+                Error::Crashed("loop")
             }
+            None => std::future::pending().await,
         }
     }
 

@@ -3,22 +3,27 @@
 use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
+use tokio::sync::watch;
 
 use super::Options;
 use super::recycle::Reason;
+use crate::api::Phase;
 use crate::provider::Usage;
-use crate::queue::task::OutcomeKind;
+use crate::queue::task::{Duties, OutcomeKind};
 
 /// From a free slot to a long queue, and from a cached answer to a long one, in seconds.
 const BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
+/// The phase of a pool that its owner made.
+const OWN: &str = "Own";
+
 /// The worker's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     namespace: String,
-    phase: String,
+    duties: watch::Receiver<Duties>,
     device: String,
     wait: HistogramVec,
     duration: HistogramVec,
@@ -34,7 +39,11 @@ impl Metrics {
     ///
     /// # Errors
     /// Registered before.
-    pub fn register(registry: &Registry, options: &Options) -> prometheus::Result<Self> {
+    pub fn register(
+        registry: &Registry,
+        options: &Options,
+        duties: watch::Receiver<Duties>,
+    ) -> prometheus::Result<Self> {
         let histogram = |name, help| {
             let opts = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
             let histogram = HistogramVec::new(opts, &["namespace", "phase", "device"])?;
@@ -62,7 +71,7 @@ impl Metrics {
         }
         Ok(Self {
             namespace: options.namespace.clone(),
-            phase: options.phase.clone(),
+            duties,
             device: options.device.clone(),
             wait: histogram(
                 "persona_task_wait_seconds",
@@ -114,7 +123,7 @@ impl Metrics {
     /// A task of this worker was ended by others.
     pub fn outcome(&self, outcome: OutcomeKind) {
         self.tasks
-            .with_label_values(&[self.namespace.as_str(), &self.phase, outcome.as_str()])
+            .with_label_values(&[self.namespace.as_str(), self.phase(), outcome.as_str()])
             .inc();
     }
 
@@ -142,7 +151,14 @@ impl Metrics {
 
     fn observe(&self, histogram: &HistogramVec, time: Duration) {
         histogram
-            .with_label_values(&[self.namespace.as_str(), &self.phase, &self.device])
+            .with_label_values(&[self.namespace.as_str(), self.phase(), &self.device])
             .observe(time.as_secs_f64());
+    }
+
+    /// A label of fixed words, whatever the queue says.
+    fn phase(&self) -> &'static str {
+        let said = &self.duties.borrow().phase;
+        let known = Phase::ALL.iter().map(|phase| phase.as_str());
+        known.into_iter().find(|phase| phase == said).unwrap_or(OWN)
     }
 }

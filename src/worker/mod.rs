@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::provider::{Credentials, ProviderError, Providers};
 use crate::queue::QueueError;
+use crate::queue::task::Duties;
 use crate::telemetry;
 
 /// What ends a worker before its time.
@@ -74,7 +75,8 @@ struct Context {
     slots: u32,
     /// `host:port` for direct calls.
     address: String,
-    steal_from: Vec<String>,
+    /// Phase and pools to steal from, as the controller says.
+    duties: watch::Sender<Duties>,
     link: link::Link,
     credentials: Credentials,
     lanes: lanes::Lanes,
@@ -89,6 +91,14 @@ struct Context {
     beat: Notify,
     /// Nothing new is taken any more.
     closing: CancellationToken,
+}
+
+impl Context {
+    /// From now on nothing new is taken, and the queue knows.
+    fn close(&self) {
+        self.closing.cancel();
+        self.beat.notify_one();
+    }
 }
 
 /// How a worker ended.

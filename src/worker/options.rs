@@ -40,12 +40,6 @@ pub struct Options {
     /// Tasks it runs at once.
     #[arg(long, env = "PERSONA_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: u32,
-    /// Other pools to serve while idle, with commas between.
-    #[arg(long, env = "PERSONA_STEAL_FROM", default_value = "")]
-    pub steal_from: String,
-    /// Phase of the pool, a label of metrics.
-    #[arg(long, env = "PERSONA_PHASE", default_value = "Own", value_parser = ["PerPersona", "Generic", "Hybrid", "Specialized", "Own"])]
-    pub phase: String,
     /// What the pool runs on, a label of metrics.
     #[arg(long, env = "PERSONA_DEVICE", default_value = "cpu", value_parser = ["cpu", "gpu"])]
     pub device: String,
@@ -67,18 +61,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// The pools to steal from, each once.
-    pub(super) fn pools_to_steal_from(&self) -> Vec<String> {
-        let names = self.steal_from.split(',').map(str::trim);
-        let mut pools: Vec<String> = Vec::new();
-        for name in names.filter(|name| !name.is_empty() && *name != self.pool) {
-            if !pools.iter().any(|pool| pool == name) {
-                pools.push(name.to_owned());
-            }
-        }
-        pools
-    }
-
     pub(super) fn recycle_limits(&self) -> Limits {
         Limits {
             after_tasks: self.recycle_after_tasks,
@@ -121,25 +103,11 @@ mod tests {
         assert_eq!(limits.at_memory, 512 << 20);
         let default = Recycle::default().at_memory;
         assert_eq!(default.parse(), Ok(options.recycle_at_memory));
-        assert_eq!(
-            (options.phase.as_str(), options.device.as_str()),
-            ("Own", "cpu")
-        );
-    }
-
-    #[test]
-    fn pools_to_steal_from_may_be_none_and_never_hold_the_own_one() {
-        let pools = |text: &str| {
-            let flag = format!("--steal-from={text}");
-            parse(&[&flag]).expect("parses").pools_to_steal_from()
-        };
-        assert_eq!(pools(""), Vec::<String>::new());
-        assert_eq!(pools("b, c,,p,b"), ["b", "c"]);
+        assert_eq!(options.device, "cpu");
     }
 
     #[test]
     fn labels_that_are_not_known_are_refused() {
-        assert!(parse(&["--phase=Other"]).is_err());
         assert!(parse(&["--device=tpu"]).is_err());
         assert!(parse(&["--slots=0"]).is_err());
         assert!(parse(&["--recycle-at-memory=0.5G"]).is_err());

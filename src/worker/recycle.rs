@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Context;
 
-/// How often memory is looked at between tasks.
+/// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Environment variable that carries [`Recycles`] over.
 const CARRIED: &str = "PERSONA_RECYCLES";
@@ -81,10 +81,13 @@ pub async fn due(context: &Context, limits: Limits) -> Reason {
     let limits = limits.spread(rand::random());
     let began = Instant::now();
     let mut tasks = context.roster.watch();
+    let (mut looked, mut memory) = (began, resident_bytes());
     loop {
         let age = began.elapsed();
-        if let Some(reason) = limits.reached(tasks.borrow_and_update().ended, age, resident_bytes())
-        {
+        if looked.elapsed() >= LOOK_EVERY {
+            (looked, memory) = (Instant::now(), resident_bytes());
+        }
+        if let Some(reason) = limits.reached(tasks.borrow_and_update().ended, age, memory) {
             return reason;
         }
         let young = limits.after_age.saturating_sub(age);

@@ -41,6 +41,8 @@ pub struct Roster {
 pub struct Count {
     /// Tasks that run.
     pub running: u32,
+    /// Those of them that run alone.
+    pub solo: u32,
     /// Tasks that have ended, in whatever way.
     pub ended: u64,
 }
@@ -62,17 +64,26 @@ impl Roster {
         let id = taken.task.clone();
         running.tasks.insert(taken.fence.clone(), Task { id, stop });
         drop(running);
-        self.count.send_modify(|count| count.running += 1);
+        self.count.send_modify(|count| {
+            count.running += 1;
+            count.solo += u32::from(taken.solo);
+        });
         Ticket {
             roster: self.clone(),
             fence: taken.fence.clone(),
+            solo: taken.solo,
             told,
         }
     }
 
-    /// Slots that are free.
+    /// Slots that may be filled; none beside a task that runs alone.
     pub fn free(&self) -> u32 {
-        self.slots.saturating_sub(self.count().running)
+        match self.count() {
+            Count {
+                solo: 0, running, ..
+            } => self.slots.saturating_sub(running),
+            _ => 0,
+        }
     }
 
     /// The numbers at present.
@@ -119,6 +130,7 @@ impl Roster {
 pub struct Ticket {
     roster: Arc<Roster>,
     fence: String,
+    solo: bool,
     told: watch::Receiver<Option<Stop>>,
 }
 
@@ -150,6 +162,7 @@ impl Drop for Ticket {
         self.roster.lock().tasks.remove(&self.fence);
         self.roster.count.send_modify(|count| {
             count.running -= 1;
+            count.solo -= u32::from(self.solo);
             count.ended += 1;
         });
     }
@@ -189,6 +202,19 @@ mod tests {
         drop(first);
         assert_eq!((roster.free(), roster.count().ended), (1, 1));
         assert_eq!(roster.leases(), [("b".to_owned(), "f2".to_owned())]);
+    }
+
+    #[test]
+    fn beside_a_task_that_runs_alone_no_slot_is_free() {
+        let roster = Arc::new(Roster::new(4));
+        let alone = Taken {
+            solo: true,
+            ..taken("a", "f1")
+        };
+        let ticket = roster.admit(&alone);
+        assert_eq!(roster.free(), 0);
+        drop(ticket);
+        assert_eq!(roster.free(), 4);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod registry;
 pub mod run_dir;
 pub mod stack;
 mod toolchain;
+pub mod upstream;
 mod venv;
 
 pub use self::binaries::Binary;

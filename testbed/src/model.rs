@@ -55,6 +55,7 @@ impl Default for ModelOptions {
 /// A running llama.cpp server. It ends when this value is dropped, and with the process that holds it.
 #[derive(Debug)]
 pub struct ModelServer {
+    name: String,
     // It stops in good order when its stdin ends, so the pipe in `child` ties its life to ours.
     child: Child,
     address: SocketAddr,
@@ -101,6 +102,7 @@ impl ModelServer {
         let mut child = spawn_bound(command).context("cannot start the model server")?;
         match listening(&mut child) {
             Ok(address) => Ok(Self {
+                name,
                 child,
                 address,
                 log,
@@ -125,6 +127,11 @@ impl ModelServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// `model1` for the first of a process; its log is called after it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the server wrote about itself.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certs;
 use crate::process::is_alive;
+use crate::progress;
 use crate::run_dir::{self, RunDir};
 use crate::stack::Facts;
 
@@ -168,7 +169,11 @@ pub fn list() -> Result<Vec<Entry>> {
     for folder in fs::read_dir(&root).with_context(|| format!("cannot read {}", root.display()))? {
         let file = folder?.file_name();
         if let Some(name) = file.to_str().and_then(|file| file.strip_prefix(PREFIX)) {
-            entries.extend(find(name)?);
+            match find(name) {
+                Ok(entry) => entries.extend(entry),
+                // One that cannot be read is no reason to hide the others.
+                Err(error) => progress::line(format_args!("{error:#}")),
+            }
         }
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));

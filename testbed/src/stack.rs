@@ -207,7 +207,7 @@ impl Stack {
         let pid = |component: &Component| Some((component.name().to_owned(), component.pid()?));
         let mut processes: Vec<_> = components.into_iter().filter_map(pid).collect();
         if let Some(model) = &self.model {
-            processes.push(("model".to_owned(), model.pid()));
+            processes.push((model.name().to_owned(), model.pid()));
         }
         Ok(processes)
     }

@@ -186,6 +186,30 @@ async fn interrupt_in_the_foreground_stops_all_and_is_no_failure() {
 }
 
 #[test]
+fn status_names_a_process_that_has_ended() {
+    let (testbed, _) = Testbed::up("ended", &["--nodes=fake"]);
+    let processes = testbed.entry().record.facts.unwrap().processes;
+    let scheduler = processes
+        .iter()
+        .find(|(name, _)| name.ends_with("kube-scheduler"));
+    let (name, pid) = scheduler.unwrap();
+    kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+    until_gone(&[*pid], *pid);
+    let status = words(&testbed.run("status", &[]));
+    assert!(
+        status.contains(&format!("5 run, ended: {name}")),
+        "{status}"
+    );
+    // The holder looks once a second.
+    let log = testbed.entry().logs().join("testbed.log");
+    let deadline = Instant::now() + DEADLINE;
+    while !fs::read_to_string(&log).unwrap().contains(name.as_str()) {
+        assert!(Instant::now() < deadline, "the holder says nothing");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn kubeconfig_is_printed_as_path_and_as_content() {
     let (testbed, _) = Testbed::up("config", &["--nodes=fake"]);
     let path = String::from_utf8(testbed.run("kubeconfig", &[]).stdout).unwrap();

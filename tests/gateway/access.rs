@@ -9,7 +9,7 @@ use testbed::Redis;
 
 use crate::publish::Persona;
 use crate::stage::{
-    KEY, NAMESPACE, PERSONA, Stage, answer_of, chat, error_of, eventually, hash_of, spawn,
+    KEY, MASTER, NAMESPACE, PERSONA, Stage, answer_of, chat, error_of, eventually, hash_of, spawn,
     streamed, whole, write_key,
 };
 use crate::stream::{Events, ends_well};
@@ -171,22 +171,8 @@ async fn models_are_those_that_the_key_reaches() {
 
 #[tokio::test]
 async fn gateways_own_user_is_all_it_needs() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(file.path(), "master key of a test\n").expect("writes");
-    let path = file.path().to_str().expect("UTF-8");
     let redis = Redis::shared().await.expect("a Redis");
-    let stage = Stage::unready(redis, &["--master-key-file", path]).await;
-    let master = MasterKey::new("master key of a test");
-    stage
-        .queue
-        .ensure_gateway_user(&master, &[1])
-        .await
-        .expect("sets the user");
-    stage.publish(Persona::new(NAMESPACE, PERSONA)).await;
-    eventually("a ready gateway", async || {
-        stage.get("/readyz").await.status() == 200
-    })
-    .await;
+    let stage = Stage::as_own_user(redis).await;
     let mut worker = stage.worker().await;
     let request = stage.send(&whole());
     worker.take().await.answer("ok").await;
@@ -218,12 +204,9 @@ async fn gateways_own_user_is_all_it_needs() {
 #[tokio::test]
 async fn gateways_own_user_speaks_on_its_prefix_only() {
     let redis = Redis::shared().await.expect("a Redis");
-    let stage = Stage::start().await;
-    let master = MasterKey::new("another master key");
-    let set = stage.queue.ensure_gateway_user(&master, &[1]).await;
-    set.expect("sets the user");
+    let stage = Stage::as_own_user(redis).await;
     let user = gateway_user(stage.queue.prefix());
-    let password = master.gateway_password(1);
+    let password = MasterKey::new(MASTER).gateway_password(1);
     let url = format!("redis://{user}:{password}@127.0.0.1:{}/", redis.port());
     let client = redis::Client::open(url).expect("a URL");
     let mut connection = client

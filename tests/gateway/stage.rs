@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use persona_operator::gateway::{self, Gateway, Options};
+use persona_operator::queue::access::MasterKey;
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -26,6 +27,9 @@ use crate::worker::Worker;
 pub const NAMESPACE: &str = "team-a";
 pub const PERSONA: &str = "helper";
 pub const KEY: &str = "key-of-team-a";
+
+/// The key that the passwords of Redis' users come from.
+pub const MASTER: &str = "master key of a test";
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -77,11 +81,32 @@ impl Stage {
     pub async fn on(redis: &Redis, flags: &[&str]) -> Self {
         let stage = Self::unready(redis, flags).await;
         stage.publish(Persona::new(NAMESPACE, PERSONA)).await;
-        eventually("a ready gateway", async || {
-            stage.get("/readyz").await.status() == 200
-        })
-        .await;
+        stage.ready().await;
         stage
+    }
+
+    /// As [`Stage::on`], with the user that the controller makes for gateways.
+    pub async fn as_own_user(redis: &Redis) -> Self {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), format!("{MASTER}\n")).expect("writes");
+        let path = file.path().to_str().expect("UTF-8");
+        let stage = Self::unready(redis, &["--master-key-file", path]).await;
+        stage.set_user().await;
+        stage.publish(Persona::new(NAMESPACE, PERSONA)).await;
+        stage.ready().await;
+        stage
+    }
+
+    /// Makes the gateway's user, which does not survive a restart of Redis.
+    pub async fn set_user(&self) {
+        let master = MasterKey::new(MASTER);
+        let set = self.queue.ensure_gateway_user(&master, &[1]).await;
+        set.expect("sets the user");
+    }
+
+    async fn ready(&self) {
+        let ready = async || self.get("/readyz").await.status() == 200;
+        eventually("a ready gateway", ready).await;
     }
 
     /// A gateway that may not have reached its Redis, in which nothing is yet.

@@ -11,7 +11,6 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::wait::{Condition, await_condition};
 use kube::{Client, Resource, ResourceExt};
 use persona_operator::api::{Persona, PersonaTopology, WorkerPool, crds};
-use persona_operator::queue::access::MasterKey;
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -38,9 +37,8 @@ pub struct Operator {
     pub controller: Component,
     gateway: Component,
     gateway_port: Port,
-    files: TempDir,
-    _controller_port: Port,
-    controller_metrics: u16,
+    _files: TempDir,
+    controller_port: Port,
     http: reqwest::Client,
 }
 
@@ -124,9 +122,8 @@ impl Operator {
             controller,
             gateway,
             gateway_port,
-            files,
-            controller_metrics: controller_port.number(),
-            _controller_port: controller_port,
+            _files: files,
+            controller_port,
             http: reqwest::Client::builder().no_proxy().build()?,
         })
     }
@@ -280,16 +277,11 @@ impl Operator {
 
     /// A metric of the controller, with its labels, like `persona_pool_workers{…}`.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.controller_metrics);
+        let port = self.controller_port.number();
+        let url = format!("http://127.0.0.1:{port}/metrics");
         let text = self.http.get(url).send().await?.text().await?;
         let line = text.lines().find_map(|line| line.strip_prefix(series));
         Ok(line.map(str::trim).map(str::parse).transpose()?)
-    }
-
-    /// The master key, for checks of access.
-    pub fn master_key(&self) -> Result<MasterKey> {
-        let file: PathBuf = self.files.path().join("master-key");
-        Ok(MasterKey::new(std::fs::read(file)?))
     }
 
     /// Ends the processes in good order, and all pods with their pools.
@@ -365,7 +357,7 @@ async fn install_crds(client: &Client) -> Result<()> {
         anyhow::Ok(())
     })
     .await
-    .map(|()| ())
+    .copied()
 }
 
 /// Sets what `more` has in `base`.

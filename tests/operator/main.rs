@@ -5,5 +5,6 @@ mod harness;
 mod moves;
 mod personas;
 mod pools;
-#[path = "../worker/upstream.rs"]
-mod upstream;
+mod topology;
+
+use testbed::upstream;

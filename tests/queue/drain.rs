@@ -1,5 +1,6 @@
 //! A draining worker gets nothing, from the very call on.
 
+use persona_operator::queue::listen::ControlMessage;
 use persona_operator::queue::submit::ClaimAnswer;
 
 use crate::support::{fixture, numbered, persona, soon};
@@ -20,6 +21,18 @@ async fn a_drained_worker_gets_no_task() {
     assert!(w.renew(&[&running[0]]).await.expect("an answer").draining);
     w.finish(&running[0]).await;
     assert_eq!(q.ns.drain("w", true).await.expect("an answer"), 0);
+}
+
+#[tokio::test]
+async fn a_worker_hears_at_once_that_it_is_drained_or_not_any_more() {
+    let q = fixture().await;
+    let w = q.worker("w", "pool", 2).await;
+    let mut control = q.ns.control("w").await.expect("listening");
+    for on in [true, false] {
+        q.ns.drain("w", on).await.expect("an answer");
+        assert_eq!(soon(control.next()).await, ControlMessage::Drain);
+        assert_eq!(w.renew(&[]).await.expect("renewed").draining, on);
+    }
 }
 
 #[tokio::test]

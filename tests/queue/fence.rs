@@ -38,7 +38,7 @@ pub async fn changes_nothing(q: &Fixture, zombie: &Worker, task: &Taken) {
         assert_eq!(released.expect("an answer"), Fenced::Lost);
     }
     let renewed = zombie.renew(&[task]).await.expect("an answer");
-    assert_eq!(renewed.lost, [task.task.clone()]);
+    assert_eq!(renewed.lost, std::slice::from_ref(&task.task));
     assert_eq!(zombie.try_finish(task).await, Fenced::Lost);
     assert_eq!(
         q.ns.output(&task.task, None).await.expect("an answer"),

@@ -2,6 +2,7 @@
 
 use persona_operator::queue::submit::{Enqueue, TaskState};
 use persona_operator::queue::task::{Chunk, OutcomeKind};
+use persona_operator::queue::work::{Emission, Fenced};
 
 use crate::support::{PAYLOAD, fixture, persona};
 
@@ -42,4 +43,31 @@ async fn output_can_be_read_from_any_entry_on_and_after_the_end() {
     let end = read(Some(last)).await;
     assert_eq!((end.state, end.entries.len()), (TaskState::Ended, 0));
     assert_eq!(end.outcome.expect("ended").outcome, OutcomeKind::Completed);
+}
+
+#[tokio::test]
+async fn an_emission_with_a_number_counts_once_however_often_it_is_sent() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p")).await;
+    q.submit(&Enqueue {
+        stream: true,
+        ..Enqueue::new("p", "t", PAYLOAD)
+    })
+    .await;
+    let task = q.worker("w", "pool", 1).await.take_one().await;
+    for (text, number) in [("a", 1), ("a", 1), ("b", 2), ("a", 1), ("b", 2)] {
+        let chunks = [Chunk::text(text)];
+        let emission = Emission {
+            task: "t",
+            fence: &task.fence,
+            chunks: &chunks,
+        };
+        let answer = q.ns.emit_numbered(&[(emission, number)]).await;
+        assert_eq!(answer.expect("an answer"), [Fenced::Accepted]);
+    }
+    let output = q.ns.output("t", None).await.expect("an answer");
+    let entries = output.expect("known").entries.into_iter();
+    let chunks: Vec<_> = entries.flat_map(|(_, chunks)| chunks).collect();
+    assert_eq!(chunks, [Chunk::text("a"), Chunk::text("b")]);
 }

@@ -74,12 +74,16 @@ async fn the_same_name_with_a_new_uid_starts_afresh() {
     let q = fixture().await;
     q.open(&["pool"]).await;
     q.route(&persona("p").epoch(8).generation(5)).await;
-    q.enqueue("p", "old").await;
+    q.enqueue_all("p", ["taken".into(), "old".into()]).await;
+    let old = q.worker("old", "pool", 1).await.take_one().await;
+    q.pass(Duration::from_millis(2)).await;
     remove(&q, "p-uid").await;
     q.route(&persona("p").uid("new").epoch(1).generation(1))
         .await;
     q.enqueue("p", "new").await;
-    q.worker("w", "pool", 4).await.takes(4, &["new"]).await;
+    let new = q.worker("w", "pool", 4).await.takes(4, &["new"]).await;
+    // Generation 1 once more: the time of registration tells the two apart.
+    assert!(new[0].since_ms > old.since_ms);
     let mut ttl = redis::cmd("PTTL");
     let left: i64 = q.redis(ttl.arg(q.ns.keys().persona("p"))).await;
     assert_eq!(left, -1, "the tombstone's time does not run on");

@@ -64,6 +64,13 @@ impl Fixture {
             .expect("an answer")
     }
 
+    /// Asks Redis several things at once.
+    pub async fn pipe<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> T {
+        pipe.query_async(&mut self.admin.clone())
+            .await
+            .expect("answers")
+    }
+
     pub async fn open(&self, pools: &[&str]) {
         for pool in pools {
             self.ns.open(pool).await.expect("opened");

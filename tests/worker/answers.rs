@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use persona_operator::api::runtime::{PLAIN_LANE, PersonaConfig};
 use persona_operator::api::{Generation, Provider, SecretKeyRef};
 use persona_operator::queue::submit::TaskState;
-use persona_operator::queue::task::{OutcomeKind, Usage};
+use persona_operator::queue::task::{Duties, OutcomeKind, Usage};
 use serde_json::json;
 
 use crate::faults::config;
@@ -282,6 +282,27 @@ async fn what_cannot_be_run_fails_with_a_sentence_that_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_persona_whose_configuration_is_gone_or_garbled_fails_its_tasks() {
+    let fixture = Fixture::new().await;
+    let model = Upstream::always(says(&["x"])).await;
+    let _worker = fixture.worker("a").await;
+    for (persona, command, value, status, words) in [
+        ("one", "HDEL", None, 404, "create it again"),
+        ("two", "HSET", Some("{"), 500, "same version"),
+    ] {
+        fixture.persona(persona, model.base_url()).await;
+        let key = fixture.queue.keys().persona(persona);
+        let mut change = redis::cmd(command);
+        change.arg(key).arg("config").arg(value);
+        fixture.redis(&change).await;
+        let task = fixture.ask(persona, false).await;
+        let error = fixture.outcome(&task).await.error.expect("an error");
+        assert_eq!(error.http_status, status, "{error:?}");
+        assert!(error.message.contains(words), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_credential_that_is_not_there_fails_its_task_with_its_name() {
     let fixture = Fixture::new().await;
     let model = Upstream::always(says(&["x"])).await;
@@ -345,7 +366,11 @@ async fn an_idle_worker_helps_another_pool_and_keeps_a_slot_for_its_own() {
     fixture.persona("helper", own.base_url()).await;
     let mut options = fixture.options("a");
     options.slots = 3;
-    options.steal_from = "other".into();
+    let duties = Duties {
+        steal_from: vec!["other".into()],
+        ..Duties::default()
+    };
+    assert!(fixture.queue.assign(POOL, &duties).await.expect("assigns"));
     let _worker = fixture.worker_with(options).await;
     for _ in 0..3 {
         fixture.ask("teacher", false).await;

@@ -54,6 +54,16 @@ impl Fixture {
         fixture
     }
 
+    /// Does what no verb does.
+    pub async fn redis(&self, command: &redis::Cmd) {
+        let client = redis::Client::open(self.url.as_str()).expect("a URL");
+        let mut connection = client
+            .get_multiplexed_async_connection()
+            .await
+            .expect("connects");
+        command.exec_async(&mut connection).await.expect("accepted");
+    }
+
     /// Loads the functions and opens the pool.
     pub async fn install(&self) {
         let installed = self.queue.queue().install("cluster").await;
@@ -212,8 +222,6 @@ impl Fixture {
             pod_uid: uid.to_owned(),
             pod_ip: [127, 0, 0, 1].into(),
             slots: 2,
-            steal_from: String::new(),
-            phase: "Own".to_owned(),
             device: "cpu".to_owned(),
             drain_timeout: "30s".parse().expect("a span"),
             recycle_after_tasks: 0,

@@ -8,4 +8,4 @@ mod model;
 mod outage;
 mod process;
 mod retries;
-mod upstream;
+use testbed::upstream;

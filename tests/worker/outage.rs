@@ -97,6 +97,32 @@ async fn chunks_whose_answer_was_lost_are_sent_again_and_not_doubled() {
 }
 
 #[tokio::test]
+async fn a_stream_that_redis_cannot_take_is_held_up_and_not_held_in_memory() {
+    let redis = durable().await;
+    let fixture = Fixture::on(&redis).await;
+    let piece = "x".repeat(64 << 10);
+    let pieces = vec![piece.as_str(); 300];
+    let model = Upstream::always(says(&pieces)).await;
+    fixture.persona("helper", model.base_url()).await;
+    let _worker = fixture.worker("a").await;
+    redis.pause().expect("pauses");
+    let asking = fixture.ask("helper", true);
+    let resuming = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        redis.resume().expect("resumes");
+        model.until("asked", |counts| counts.open == 1).await;
+        redis.pause().expect("pauses");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // It has not been read to its end.
+        assert_eq!(model.counts().open, 1);
+        redis.resume().expect("resumes");
+    };
+    let (task, ()) = tokio::join!(asking, resuming);
+    assert_eq!(fixture.outcome(&task).await.outcome, OutcomeKind::Completed);
+    assert_eq!(fixture.text(&task).await.len(), 300 * (64 << 10));
+}
+
+#[tokio::test]
 async fn a_worker_that_starts_before_redis_registers_when_it_is_there() {
     let redis = durable().await;
     let fixture = Fixture::on(&redis).await;
@@ -164,7 +190,9 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
         (!fixture.text(&task).await.is_empty()).then_some(())
     })
     .await;
-    flush(&redis).await;
+    for words in [&["FLUSHALL"][..], &["FUNCTION", "FLUSH"]] {
+        fixture.redis(redis::cmd(words[0]).arg(&words[1..])).await;
+    }
     fixture.install().await;
     fixture.persona("helper", model.base_url()).await;
     // The gateway enqueues it again under the same id.
@@ -178,19 +206,6 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
         })
         .await;
     assert_eq!(stats.slots, 2);
-}
-
-async fn flush(redis: &Redis) {
-    let client = redis::Client::open(redis.url()).expect("a URL");
-    let mut connection = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connects");
-    for words in [&["FLUSHALL"][..], &["FUNCTION", "FLUSH"]] {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        command.exec_async(&mut connection).await.expect("flushes");
-    }
 }
 
 #[tokio::test]

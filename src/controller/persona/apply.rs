@@ -34,8 +34,14 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
     let persona = observed.persona;
     let (namespace, name) = (persona.namespace().unwrap_or_default(), persona.name_any());
     let Some(intent) = &plan.route else {
-        if let Some(kept) = known(observed).filter(|_| plan.keeps && !observed.is_ours) {
-            cx.routes.published(&namespace, &name, kept.clone());
+        // It keeps what an earlier process told the queue, until there is more to tell: with epoch 0,
+        // so that it is told then.
+        if let Some(kept) = known(observed).filter(|_| !observed.is_ours) {
+            let kept = Published {
+                epoch: 0,
+                ..kept.clone()
+            };
+            cx.routes.published(&namespace, &name, kept);
         }
         return Ok(Applied::Done);
     };

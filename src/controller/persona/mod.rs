@@ -58,11 +58,12 @@ pub fn reconcile(
 
 async fn visit(cx: &Context, persona: Arc<Persona>) -> Result<Action, Error> {
     let namespace = persona.namespace().unwrap_or_default();
-    if cx.stores.topology(&namespace).is_none() && speaks_for_all(cx, &namespace, &persona) {
-        topology::make(cx, &namespace).await?;
-    }
     if persona.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
+    }
+    let topology = cx.stores.topology(&namespace);
+    if topology.is_none() && speaks_for_all(cx, &namespace, &persona) {
+        topology::make(cx, &namespace).await?;
     }
     let seen = match observe::observe(cx, persona.clone()).await {
         Ok(seen) => seen,
@@ -77,9 +78,17 @@ async fn visit(cx: &Context, persona: Arc<Persona>) -> Result<Action, Error> {
     }
     let after = status(now(), &observed, &plan, Outcome::Accepted);
     write(cx, &persona, &after).await?;
-    Ok(Action::requeue(
-        LIVE_NUMBERS.mul_f64(rand::random_range(1.0..1.2)),
-    ))
+    let others = topology.and_then(|t| Some(t.status.as_ref()?.personas));
+    Ok(Action::requeue(next_look(others.unwrap_or_default())))
+}
+
+/// When to look at a persona's numbers again: of many personas each less often, so that a namespace
+/// costs the API server ten writes a second at most.
+fn next_look(personas: i32) -> Duration {
+    let share = LIVE_NUMBERS / 100 * u32::try_from(personas).unwrap_or_default();
+    LIVE_NUMBERS
+        .max(share)
+        .mul_f64(rand::random_range(1.0..1.2))
 }
 
 /// One persona of a namespace asks for the topology that all need.

@@ -8,8 +8,11 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
+use crate::api::WorkerPool;
+use crate::api::names::LABEL_PHASE;
 use crate::controller::context::News;
 use crate::controller::{Context, Error};
+use crate::queue::task::Duties;
 
 /// Requests to the API server under way at once, a pool.
 const PARALLEL: usize = 64;
@@ -37,6 +40,14 @@ pub async fn apply(
         queue.open(&o.pool.name_any()).await?;
         cx.observer.look(&namespace, &o.pool.name_any());
     }
+    if let Ok(stats) = &o.stats {
+        let duties = duties(&o.pool);
+        if stats.duties.as_ref() != Some(&duties)
+            && !queue.assign(&o.pool.name_any(), &duties).await?
+        {
+            cx.observer.look(&namespace, &o.pool.name_any());
+        }
+    }
     for uid in &plan.undrain {
         queue.drain(uid, false).await?;
         memory.draining.remove(uid);
@@ -52,6 +63,14 @@ pub async fn apply(
     create(cx, &pods, o, plan, memory).await;
     delete(cx, &pods, o, &plan.delete).await;
     Ok(())
+}
+
+/// What the pool's workers have to know beside their settings.
+fn duties(pool: &WorkerPool) -> Duties {
+    Duties {
+        phase: pool.labels().get(LABEL_PHASE).cloned().unwrap_or_default(),
+        steal_from: pool.spec.steal_from.clone(),
+    }
 }
 
 async fn create(cx: &Context, pods: &Api<Pod>, o: &Observed, plan: &Plan, memory: &mut Memory) {
@@ -117,7 +136,7 @@ async fn adopt(cx: &Context, pods: &Api<Pod>, o: &Observed, name: &str) -> Resul
 }
 
 async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
-    let deleting = removals.to_vec().into_iter().map(|removal| async move {
+    let deleting = removals.iter().cloned().map(|removal| async move {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(removal.uid.clone()),

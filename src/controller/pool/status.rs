@@ -172,41 +172,35 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
     let warm = spec.min_replicas.max(spec.warm_replicas.unwrap_or(0));
     let floor = spec.replicas.unwrap_or_else(|| warm.min(spec.max_replicas));
     let floor = usize::try_from(floor).unwrap_or(usize::MAX);
-    if counts.ready >= floor {
+    let trouble = trouble(o, memory);
+    if counts.ready >= floor && (counts.ready > 0 || trouble.is_none()) {
         return match (plan.decision.size, counts.ready) {
             (0, _) => Verdict::yes(READY, "ScaledToZero", "a request brings the first worker"),
             (_, 0) => Verdict::yes(READY, "Starting", "the first worker is starting"),
             _ => Verdict::yes(READY, "WorkersReady", "workers take requests"),
         };
     }
-    let floor = if floor == 1 {
-        "one worker is needed".to_owned()
-    } else {
-        format!("{floor} workers are needed")
+    let needed = match floor {
+        0 | 1 => "one worker is needed".to_owned(),
+        _ => format!("{floor} workers are needed"),
     };
-    if let Some((reason, words)) = o.pods.iter().find_map(|pod| failing(pod)) {
-        return Verdict::no(
-            READY,
-            "WorkersFailing",
-            format!("{floor}, but a pod waits: {reason}: {words}"),
-        );
+    match trouble {
+        Some((reason, words)) => Verdict::no(READY, reason, format!("{needed}, but {words}")),
+        None => Verdict::no(READY, "WorkersStarting", format!("{needed}, and starting")),
+    }
+}
+
+/// What keeps workers from starting, for a condition's reason and message.
+fn trouble(o: &Observed, memory: &Memory) -> Option<(&'static str, String)> {
+    if let Some((reason, words)) = o.pods.iter().find_map(failing) {
+        return Some(("WorkersFailing", format!("a pod waits: {reason}: {words}")));
     }
     if memory.refused.failures > 0 {
         let words = &memory.refused.words;
-        return Verdict::no(
-            READY,
-            "CreateFailed",
-            format!("{floor}, but pods cannot be made: {words}"),
-        );
+        return Some(("CreateFailed", format!("pods cannot be made: {words}")));
     }
-    if let Some((_, words)) = unschedulable(o) {
-        return Verdict::no(
-            READY,
-            "Unschedulable",
-            format!("{floor}, but no node takes its pods: {words}"),
-        );
-    }
-    Verdict::no(READY, "WorkersStarting", format!("{floor}, and starting"))
+    let (_, words) = unschedulable(o)?;
+    Some(("Unschedulable", format!("no node takes its pods: {words}")))
 }
 
 /// Reasons of a waiting container that do not go by themselves.

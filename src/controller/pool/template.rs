@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 
 use super::gpu;
 use crate::api::names::{
-    CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_PHASE, LABEL_POOL, LABEL_TEMPLATE, MANAGER,
-    QUEUE_ACCESS_DIR, QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
+    CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
+    QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
 };
 use crate::api::{ContainerOverlay, Device, PodOverlay, SecretKeyRef, Span, WorkerPool};
 
@@ -211,11 +211,12 @@ fn worker(
     }
 }
 
+/// Without phase and pools to steal from: those reach workers through the queue, so that a change of
+/// phase replaces no pod.
 fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
     let spec = &pool.spec;
     let recycle = &spec.recycle;
-    let phase = pool.labels().get(LABEL_PHASE);
-    let mut env = vec![
+    vec![
         value("PERSONA_LISTEN", format!("0.0.0.0:{PORT}")),
         value("PERSONA_QUEUE_URL", setup.queue_url),
         value("PERSONA_QUEUE_PREFIX", setup.queue_prefix),
@@ -223,7 +224,6 @@ fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
         value("PERSONA_CREDENTIALS_DIR", CREDENTIALS_DIR),
         value("PERSONA_POOL", pool.name_any()),
         value("PERSONA_SLOTS", spec.slots_per_worker.to_string()),
-        value("PERSONA_PHASE", phase.map_or("Own", String::as_str)),
         value("PERSONA_DEVICE", spec.placement.device.as_str()),
         value("PERSONA_DRAIN_TIMEOUT", setup.drain_timeout.to_string()),
         value(
@@ -235,11 +235,7 @@ fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
         field("PERSONA_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
-    ];
-    if !spec.steal_from.is_empty() {
-        env.push(value("PERSONA_STEAL_FROM", spec.steal_from.join(",")));
-    }
-    env
+    ]
 }
 
 fn value(name: &str, value: impl Into<String>) -> EnvVar {

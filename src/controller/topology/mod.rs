@@ -38,8 +38,8 @@ pub use apply::{make, tidy};
 
 /// Field manager of topologies' statuses and of the pools that they make.
 const FIELD_MANAGER: &str = "persona-operator-topology";
-/// A visit at the latest after this, whatever was heard.
-const AT_LEAST: Duration = Duration::from_secs(300);
+/// A visit at the latest after this, whatever was heard: its metrics have no other clock.
+const AT_LEAST: Duration = Duration::from_secs(30);
 /// When to try again what the API server refused.
 const REFUSED: Duration = Duration::from_secs(15);
 /// When to look again at a pool that somebody is still in.
@@ -193,6 +193,28 @@ fn measure(cx: &Context, namespace: &str, plan: &Plan) {
         m.personas.with_label_values(&labels).set(personas);
         m.moving.with_label_values(&labels).set(now(plan.moving));
     }
+    let phase = plan.status.phase.unwrap_or_default();
+    let memory = memory_per_persona(cx, namespace, plan);
+    for other in Phase::ALL {
+        let labels = [namespace, other.as_str()];
+        let share = if other == phase { memory } else { 0.0 };
+        m.memory_per_persona.with_label_values(&labels).set(share);
+    }
+}
+
+/// Resident memory of the workers of the topology's pools, over the personas that belong there.
+// Memory of workers is far below 2^53 bytes: exact as a float.
+#[allow(clippy::cast_precision_loss)]
+fn memory_per_persona(cx: &Context, namespace: &str, plan: &Plan) -> f64 {
+    let pools = &plan.status.pools;
+    let memory: u64 = pools
+        .iter()
+        .filter_map(|pool| cx.observer.stats(namespace, &pool.name).ok())
+        .flat_map(|stats| stats.workers.clone())
+        .map(|worker| worker.memory_bytes)
+        .sum();
+    let personas: i32 = pools.iter().map(|pool| pool.personas).sum();
+    memory as f64 / f64::from(personas.max(1))
 }
 
 fn memory(cx: &Context) -> MutexGuard<'_, std::collections::HashMap<String, Memory>> {

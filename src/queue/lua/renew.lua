@@ -13,7 +13,7 @@ local function renew(ns, a)
       lost[#lost + 1] = a[i]
     end
   end
-  return { 'ok', h[2] == '1' and 1 or 0, lost }
+  return { 'ok', h[2] == '1' and 1 or 0, lost, call('HGET', ns .. 'pool:' .. a[3], 'duties') or '' }
 end
 
 register('renew', renew, { 'allow-oom' })

@@ -60,10 +60,10 @@ local function stats(ns, a)
     lanes[#lanes + 1] = lane
     lanes[#lanes + 1] = demand
   end
-  local h = call('HMGET', ns .. 'pool:' .. pool, 'state', 'arrived', 'completed', 'wait_sum', 'service_sum')
+  local h = call('HMGET', ns .. 'pool:' .. pool, 'state', 'arrived', 'completed', 'wait_sum', 'service_sum', 'duties')
   return { h[1] == 'open' and 1 or 0, call('GET', ns .. 'epoch') or '', now, s.demand, lanes,
     call('SCARD', ns .. 'members:' .. pool), s.concurrency, s.queued, s.runnable, s.running, s.oldest,
-    h[2] or '0', h[3] or '0', h[4] or '0', h[5] or '0', workers_of(ns, pool) }
+    h[2] or '0', h[3] or '0', h[4] or '0', h[5] or '0', workers_of(ns, pool), h[6] or '' }
 end
 
 register('stats', stats, { 'allow-oom' })

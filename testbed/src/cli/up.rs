@@ -1,6 +1,7 @@
 //! `cargo testbed up`
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -135,7 +136,7 @@ impl Up {
         } else {
             progress::line(format_args!("Ctrl-C or `{how}` stops it"));
         }
-        watch(&facts, stop).await;
+        watch(&facts, &claim.logs(), stop).await;
         progress::line(format_args!("stopping {name:?} (once more: at once)"));
         tokio::select! {
             stopped = stack.stop() => stopped,
@@ -173,7 +174,7 @@ impl Up {
 }
 
 /// Waits until it shall stop, and tells of processes that end before.
-async fn watch(facts: &Facts, stop: &mut Stop) {
+async fn watch(facts: &Facts, logs: &Path, stop: &mut Stop) {
     let mut running = facts.processes.clone();
     let mut look = tokio::time::interval(WATCH_EVERY);
     loop {
@@ -182,7 +183,8 @@ async fn watch(facts: &Facts, stop: &mut Stop) {
             _ = look.tick() => running.retain(|(name, pid)| {
                 let alive = is_alive(*pid);
                 if !alive {
-                    progress::line(format_args!("{name} has ended by itself; see its log"));
+                    let log = logs.join(format!("{name}.log"));
+                    progress::line(format_args!("{name} has ended; see {}", log.display()));
                 }
                 alive
             }),

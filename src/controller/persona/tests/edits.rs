@@ -99,3 +99,14 @@ fn who_has_lost_its_credential_may_move_on() {
         .home(ready(generic(), 1), &["-"]);
     assert_eq!(held.plan().route, None, "who is served stays");
 }
+
+#[test]
+fn who_is_served_with_its_old_credential_does_not_move_without_the_new_one() {
+    let lanes = ["-", "old/key"];
+    let case = Case::new(a_persona("a").with_secret("old"))
+        .in_pool(ready(of_topology("x"), 1), &lanes)
+        .edited(|persona| persona.with_secret("new"))
+        .home(ready(generic(), 1), &lanes);
+    assert_eq!(case.plan().route, None);
+    assert!(case.plan().keeps);
+}

@@ -99,6 +99,17 @@ fn a_pool_that_may_be_empty_is_ready_empty_unless_it_is_to_be_warm() {
 }
 
 #[test]
+fn a_pool_that_may_be_empty_is_not_ready_while_its_pods_fail() {
+    let mut o = observed(json!({"minReplicas": 0}));
+    pod(&mut o, "a", false, 0);
+    let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+    stats.demand = 1;
+    assert_eq!(said(&stated(&o), READY).1, "Starting");
+    o.pods[0].waiting = Some(("CrashLoopBackOff".into(), "again in 10 s".into()));
+    assert_eq!(said(&stated(&o), READY).1, "WorkersFailing");
+}
+
+#[test]
 fn what_keeps_workers_from_starting_is_said_in_the_words_of_who_said_it() {
     let mut o = observed(json!({}));
     pod(&mut o, "a", false, 0);
