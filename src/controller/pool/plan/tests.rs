@@ -52,6 +52,7 @@ impl Scene {
                 template: template(&pool, &setup),
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
+                concurrency: None,
                 stats: Ok(Arc::new(stats)),
                 pool,
             },
@@ -92,7 +93,8 @@ impl Scene {
     }
 
     fn demand(mut self, demand: u64) -> Self {
-        self.stats().demand = demand;
+        let stats = self.stats();
+        (stats.demand, stats.queued, stats.runnable) = (demand, demand, demand);
         self
     }
 
