@@ -48,6 +48,8 @@ pub struct PodView {
     pub hash: String,
     /// A node was found for it.
     pub scheduled: bool,
+    /// That node loses its pods.
+    pub node_going: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
     /// It can take requests.
@@ -101,7 +103,7 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .pods
             .of(&namespace, &name)
             .iter()
-            .map(|p| view(p))
+            .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
         concurrency: Some(concurrency),
         stats: numbers(cx, &namespace, &name),
@@ -125,7 +127,8 @@ fn rounded_up(timeout: Span) -> Span {
     step
 }
 
-fn view(pod: &Pod) -> PodView {
+fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_ref());
     let condition = |name: &str| conditions?.iter().find(|c| c.type_ == name);
@@ -157,7 +160,8 @@ fn view(pod: &Pod) -> PodView {
             .get(crate::api::names::LABEL_TEMPLATE)
             .cloned()
             .unwrap_or_default(),
-        scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+        scheduled: node.is_some(),
+        node_going: node.is_some_and(is_going),
         unschedulable,
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
@@ -205,7 +209,7 @@ mod tests {
             },
         }))
         .expect("a pod");
-        let view = view(&pod);
+        let view = view(&pod, |_| false);
         assert_eq!(
             (view.hash.as_str(), view.scheduled, view.ready),
             ("h", false, false)

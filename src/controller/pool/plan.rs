@@ -160,7 +160,7 @@ struct Fleet<'a> {
     workers: HashMap<&'a str, &'a WorkerStats>,
     /// Of the current template, taking requests or about to.
     current: Vec<&'a PodView>,
-    /// Of an older template, taking requests or about to.
+    /// Of an older template, or on a node that goes; taking requests or about to. They are replaced.
     outdated: Vec<&'a PodView>,
     /// Told to drain, not deleted yet.
     draining: Vec<&'a PodView>,
@@ -208,7 +208,7 @@ impl<'a> Fleet<'a> {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
-            } else if pod.hash == o.template.hash {
+            } else if pod.hash == o.template.hash && !pod.node_going {
                 fleet.current.push(pod);
             } else {
                 fleet.outdated.push(pod);
@@ -299,7 +299,7 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
         let back: Vec<_> = fleet
             .draining
             .iter()
-            .filter(|pod| pod.hash == o.template.hash)
+            .filter(|pod| pod.hash == o.template.hash && !pod.node_going)
             .take(missing)
             .map(|pod| pod.uid.clone())
             .collect();
