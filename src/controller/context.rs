@@ -18,6 +18,7 @@ use super::nodes::Nodes;
 use super::observer::Observer;
 use super::pods::Pods;
 use super::routes::Routes;
+use super::sources::Sources;
 use super::{Options, pool, topology};
 use crate::api::{Persona, PersonaTopology, WorkerPool, names};
 use crate::queue::Queue;
@@ -41,6 +42,8 @@ pub struct Context {
     pub nodes: Nodes,
     /// The latest numbers of pools.
     pub observer: Observer,
+    /// Numbers from elsewhere.
+    pub sources: Sources,
     /// Wake-ups.
     pub bells: Bells,
     /// The state of the queue.

@@ -27,6 +27,7 @@ mod persona;
 mod pods;
 mod pool;
 mod routes;
+mod sources;
 mod status;
 mod topology;
 mod watch;
@@ -104,6 +105,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         pods: pods::Pods::default(),
         nodes: nodes::Nodes::default(),
         observer,
+        sources: sources::Sources::new(options.metric_credentials_dir.clone()),
         bells,
         contact: contact::Contact::default(),
         access: access::Access::new(master),
@@ -147,6 +149,7 @@ async fn work(
     let mut watches = JoinSet::new();
     watch::start(&cx, writers, &mut watches);
     watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
+    watches.spawn(sources::run(cx.clone(), stop.clone()));
     watches.spawn(contact::run(cx.clone(), stop.clone()));
     while !cx.stores.synced() && !stop.is_cancelled() {
         tokio::select! {

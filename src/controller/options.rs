@@ -28,6 +28,13 @@ pub struct Options {
     /// File with the password of Redis' default user.
     #[arg(long, env = "PERSONA_QUEUE_ADMIN_PASSWORD_FILE")]
     pub queue_admin_password_file: Option<PathBuf>,
+    /// Folder with credentials for Prometheus and RabbitMQ, a file for each address.
+    #[arg(
+        long,
+        env = "PERSONA_METRIC_CREDENTIALS_DIR",
+        default_value = "/var/run/persona/metric-credentials"
+    )]
+    pub metric_credentials_dir: PathBuf,
     /// Image of worker pods.
     #[arg(long, env = "PERSONA_WORKER_IMAGE")]
     pub worker_image: String,

@@ -340,7 +340,8 @@ pub async fn node() -> Result<&'static ProcessNode> {
 
 /// Joins a process node that runs workers.
 pub async fn join_node(cluster: &Cluster, name: &str) -> Result<ProcessNode> {
-    let images = [("persona.test/".to_owned(), PathBuf::from(PROGRAM))];
+    let images = [("persona.test/", PROGRAM), ("sleeper.test/", "/bin/sleep")];
+    let images = images.map(|(image, program)| (image.to_owned(), PathBuf::from(program)));
     cluster
         .join_process_node(ProcessNodeOptions::new(name, images))
         .await

@@ -6,6 +6,7 @@ mod moves;
 mod nodes;
 mod personas;
 mod pools;
+mod sources;
 mod topology;
 
 use testbed::upstream;

@@ -27,6 +27,8 @@ use crate::scaling::QUEUE;
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
+/// Until metrics from elsewhere have been asked for once.
+const SOON: Duration = Duration::from_secs(1);
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -52,6 +54,10 @@ pub fn reconcile(
 }
 
 async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Result<Action, Error> {
+    if !cx.sources.have_asked(&pool) {
+        // The first answers wake it sooner.
+        return Ok(Action::requeue(SOON));
+    }
     let observed = observe::observe(cx, pool, now());
     let plan = plan::plan(&observed, memory);
     if observed.stats.is_ok() && !plan.decision.blind.is_empty() {

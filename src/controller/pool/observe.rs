@@ -14,6 +14,7 @@ use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
 use crate::controller::pods::worker_status;
 use crate::queue::stats::PoolStats;
+use crate::scaling::Reading;
 
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
@@ -33,6 +34,8 @@ pub struct Observed {
     pub pods: Vec<PodView>,
     /// Most tasks that its personas may run at once; none = not known.
     pub concurrency: Option<u64>,
+    /// Its metrics from elsewhere, in the order of its spec.
+    pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
 }
@@ -106,6 +109,7 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
         concurrency: Some(concurrency),
+        external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
         pool,
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::disruption;
 use super::observe::{Observed, PodView};
+use super::template::follows_queue;
 use crate::api::Span;
 use crate::queue::stats::{PoolStats, WorkerStats};
 use crate::scaling::{self, Candidate, Decision, QueueReading, Reading, victims};
@@ -148,6 +149,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
     remove_failed(o, memory, &mut plan);
+    if !plan.drain.is_empty() {
+        // Those that never took requests may go as soon as they are marked.
+        times.push(o.now);
+    }
     let pauses = [&memory.refused, &memory.lost].map(|backoff| backoff.until);
     times.extend(pauses.into_iter().flatten().filter(|until| *until > o.now));
     plan.again_at = times.into_iter().min();
@@ -243,7 +248,11 @@ fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
         let history = status.map_or(&[][..], |s| &s.history);
         scaling::Memory::resume(o.now, found.max(wanted), history)
     });
-    scaling::desired(o.now, &[reading(o, fleet)], &o.pool.spec, size)
+    let mut readings = o.external.clone();
+    if follows_queue(&o.pool) {
+        readings.push(reading(o, fleet));
+    }
+    scaling::desired(o.now, &readings, &o.pool.spec, size)
 }
 
 /// The queue's numbers, as sizing takes them.

@@ -6,10 +6,12 @@ use kube::ResourceExt;
 
 use super::observe::{Observed, PodView};
 use super::plan::{Memory, Plan};
+use super::template::follows_queue;
 use crate::api::condition::{READY, REPLICA_FAILURE, SCALING_ACTIVE, SCHEDULABLE, Verdict, merge};
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
-use crate::api::{MetricType, ScaleRecord, Sizing, Span, WorkerPoolStatus};
+use crate::api::{ScaleRecord, Sizing, Span, WorkerPoolStatus};
 use crate::controller::status::LIVE_NUMBERS;
+use crate::scaling::QUEUE;
 
 /// Changes of size that are kept.
 const HISTORY: usize = 10;
@@ -214,27 +216,24 @@ fn failing(pod: &PodView) -> Option<(String, String)> {
 }
 
 fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
-    let unserved = o
-        .pool
-        .spec
-        .scaling
-        .metrics
-        .iter()
-        .find(|metric| metric.type_ != MetricType::Queue);
+    let elsewhere = plan.decision.blind.iter().find(|(name, _)| name != QUEUE);
     if o.pool.spec.replicas.is_some() {
         Verdict::no(
             SCALING_ACTIVE,
             "Pinned",
             "spec.replicas pins the size; remove it to scale again",
         )
-    } else if let Some(metric) = unserved {
+    } else if let Some((name, why)) = elsewhere {
         Verdict::no(
             SCALING_ACTIVE,
-            "MetricNotServed",
-            format!(
-                "metrics of type {:?} are not served yet: the size follows the queue alone",
-                metric.type_
-            ),
+            "MetricUnavailable",
+            format!("{name}: {why}"),
+        )
+    } else if !follows_queue(&o.pool) {
+        Verdict::yes(
+            SCALING_ACTIVE,
+            "FollowsMetrics",
+            "the size follows its metrics",
         )
     } else {
         match &o.stats {

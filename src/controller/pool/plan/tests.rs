@@ -53,6 +53,7 @@ impl Scene {
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
                 concurrency: None,
+                external: Vec::new(),
                 stats: Ok(Arc::new(stats)),
                 pool,
             },

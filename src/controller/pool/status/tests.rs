@@ -7,6 +7,7 @@ use super::*;
 use crate::controller::pool::plan::plan;
 use crate::controller::pool::template::{Setup, template};
 use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::scaling::Reading;
 
 pub fn observed(spec: serde_json::Value) -> Observed {
     let pool: crate::api::WorkerPool = serde_json::from_value(json!({
@@ -30,6 +31,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
         concurrency: None,
+        external: Vec::new(),
         stats: Ok(Arc::new(PoolStats {
             open: true,
             epoch: Some("e".into()),
@@ -155,12 +157,30 @@ fn a_pinned_size_and_a_blind_pool_are_said() {
 }
 
 #[test]
-fn what_is_in_the_kind_and_not_served_yet_is_said() {
+fn a_metric_from_elsewhere_that_fails_is_said_by_name() {
     let metric = json!({"type": "Prometheus", "prometheus": {
         "serverAddress": "http://p:9090", "query": "up", "target": 1.0,
     }});
-    let status = stated(&observed(json!({"scaling": {"metrics": [metric]}})));
-    assert_eq!(said(&status, SCALING_ACTIVE).1, "MetricNotServed");
+    let mut o = observed(json!({"scaling": {"metrics": [metric]}}));
+    o.external = vec![Reading::Failed {
+        name: "Prometheus up".into(),
+        why: "cannot be reached".into(),
+    }];
+    let (_, reason, message) = said(&stated(&o), SCALING_ACTIVE);
+    assert_eq!(reason, "MetricUnavailable");
+    assert_eq!(message, "Prometheus up: cannot be reached");
+    o.external = vec![Reading::External {
+        name: "Prometheus up".into(),
+        value: 3.0,
+        target: 1.0,
+    }];
+    let status = stated(&o);
+    assert_eq!(said(&status, SCALING_ACTIVE).1, "FollowsMetrics");
+    assert_eq!(status.desired_replicas, 3);
+}
+
+#[test]
+fn what_is_in_the_kind_and_not_served_yet_is_said() {
     let gpu = json!({"device": "gpu", "gpu": {"deviceClassName": "gpus"}});
     let status = stated(&observed(json!({"placement": gpu})));
     assert_eq!(said(&status, SCHEDULABLE).1, "NotServed");
