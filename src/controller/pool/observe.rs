@@ -148,6 +148,7 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
             )
         });
     let phase = status.and_then(|s| s.phase.as_deref());
+    let deleting = pod.metadata.deletion_timestamp.is_some();
     let waiting = worker_status(pod)
         .and_then(|s| s.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| {
@@ -169,8 +170,9 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
         unschedulable,
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-        failed: matches!(phase, Some("Failed" | "Succeeded")).then(|| {
+        deleting,
+        // A pod that is being deleted ends in one of these phases when its containers have stopped.
+        failed: (!deleting && matches!(phase, Some("Failed" | "Succeeded"))).then(|| {
             let words = |s: &k8s_openapi::api::core::v1::PodStatus| {
                 let reason = s.reason.clone().unwrap_or_else(|| "Failed".to_owned());
                 let message = s.message.clone().unwrap_or_default();
@@ -223,5 +225,19 @@ mod tests {
             "0/3 nodes are available"
         );
         assert_eq!(view.failed, None);
+    }
+
+    #[test]
+    fn a_pod_that_ends_because_it_is_deleted_has_not_failed() {
+        let ended = |deleted: Option<&str>| {
+            let pod = serde_json::json!({
+                "metadata": {"name": "p-1", "uid": "u", "deletionTimestamp": deleted},
+                "status": {"phase": "Failed", "reason": "Evicted", "message": "disk"},
+            });
+            view(&serde_json::from_value(pod).expect("a pod"))
+        };
+        assert_eq!(ended(None).failed.as_deref(), Some("Evicted: disk"));
+        let deleted = ended(Some("2026-01-01T00:00:00Z"));
+        assert_eq!((deleted.failed, deleted.deleting), (None, true));
     }
 }

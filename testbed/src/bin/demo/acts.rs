@@ -20,6 +20,8 @@ use crate::voice::{Unmet, Voice, check};
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Between two lines about the same thing.
 const PACE: Duration = Duration::from_millis(800);
+/// Longest time without a line while requests are answered.
+const SILENCE: Duration = Duration::from_secs(4);
 const REQUESTS: usize = 60;
 /// Requests in flight during the move.
 const CLIENTS: usize = 6;
@@ -75,7 +77,7 @@ impl Scene<'_> {
         };
         voice.line(format_args!(
             "streamed in {pieces} pieces, the first one {} after the question and {} after the start of this demo",
-            seconds(waited),
+            precise(waited),
             seconds(since_start)
         ));
         Ok(())
@@ -85,75 +87,69 @@ impl Scene<'_> {
     pub async fn sixty_at_once(&self) -> Result<()> {
         let voice = self.voice;
         voice.title(format_args!("{REQUESTS} requests at once"));
-        let before = self.crowd.now();
         let asked_before = self.asked();
         let tally = Tally::default();
         let begun = Instant::now();
-        let (mut most, mut first_new, mut all_ready) = (before, None, None);
-        voice.line(format_args!(
-            "{}, {REQUESTS} requests on their way",
-            workers(&before)
-        ));
+        let mut growth = Growth::from(self.crowd.now());
+        let was = workers(&growth.before);
+        voice.line(format_args!("{was}, {REQUESTS} requests on their way"));
         let persona = of(HELPER);
         let load = load::burst(&self.chat, &persona, REQUESTS, &tally);
-        let mut load = std::pin::pin!(tokio::time::timeout(PATIENCE, load));
-        let mut changes = self.crowd.changes();
-        let (mut said, mut said_at) = (before, Instant::now());
-        let done = loop {
-            let changed = tokio::select! {
-                done = &mut load => break done,
-                // Err: the watch has ended; the requests have their time limit.
-                changed = changes.changed() => changed.is_ok(),
-                () = tokio::time::sleep(PACE) => false,
-            };
-            let now = self.crowd.now();
-            if now.workers > before.workers {
-                first_new.get_or_insert_with(|| begun.elapsed());
-            }
-            if now.ready > most.ready {
-                all_ready = Some(begun.elapsed());
-            }
-            most.workers = most.workers.max(now.workers);
-            most.ready = most.ready.max(now.ready);
-            if !changed && now != said || said_at.elapsed() > PACE && now != said {
-                voice.line(format_args!(
-                    "{}, {} answered",
-                    workers(&now),
-                    tally.answered()
-                ));
-                (said, said_at) = (now, Instant::now());
-            }
-        };
-        let expected = format!(
-            "{REQUESTS} requests are answered within {} s",
-            PATIENCE.as_secs()
-        );
-        match done {
+        match tokio::time::timeout(PATIENCE, self.watched(load, &mut growth, &tally)).await {
             Ok(done) => done?,
             Err(_) => {
+                let within = PATIENCE.as_secs();
+                let expected = format!("{REQUESTS} requests are answered within {within} s");
                 return Err(Unmet::new(expected, format!("{} were", tally.answered())).into());
             }
         }
-        let took = begun.elapsed();
         voice.line(format_args!(
             "all {REQUESTS} answered in {}, {}",
-            seconds(took),
+            seconds(begun.elapsed()),
             self.each_once(asked_before, REQUESTS)?
         ));
-        check(
-            most.ready > before.ready,
-            "the pool grows under this load",
-            format!("never more than {}", workers(&most)),
-        )?;
-        let (first_new, all_ready) = (first_new.unwrap_or(took), all_ready.unwrap_or(took));
+        let (Some(first_new), Some(all_ready)) = (growth.first_new, growth.all_ready) else {
+            let expected = "the pool grows under this load";
+            return Err(Unmet::new(expected, format!("never more than {was}")).into());
+        };
         voice.more(format_args!(
-            "the pool grew from {} to {} workers: the first new pod was there after {}, the last one was Ready after {}",
-            before.ready,
-            most.ready,
-            seconds(first_new),
+            "the pool grew from {} to {} workers: the first new pod was made after {}, the last one was Ready after {}",
+            growth.before.ready,
+            growth.most_ready,
+            precise(first_new),
             seconds(all_ready)
         ));
         Ok(())
+    }
+
+    /// Tells how the pool grows while `load` runs.
+    async fn watched(
+        &self,
+        load: impl Future<Output = Result<()>>,
+        growth: &mut Growth,
+        tally: &Tally,
+    ) -> Result<()> {
+        let mut load = std::pin::pin!(load);
+        let mut changes = self.crowd.changes();
+        let mut follows = true;
+        let (mut said, mut said_at) = (growth.before, growth.begun);
+        loop {
+            tokio::select! {
+                done = &mut load => return done,
+                // Err: the watch has ended.
+                changed = changes.changed(), if follows => follows = changed.is_ok(),
+                () = tokio::time::sleep(PACE) => {}
+            }
+            let now = self.crowd.now();
+            growth.note(&now);
+            let waited = said_at.elapsed();
+            if now != said && waited >= PACE || waited >= SILENCE {
+                let answered = tally.answered();
+                self.voice
+                    .line(format_args!("{}, {answered} answered", workers(&now)));
+                (said, said_at) = (now, Instant::now());
+            }
+        }
     }
 
     /// The pool goes back to its minimum.
@@ -171,7 +167,7 @@ impl Scene<'_> {
             return Err(Unmet::new(expected, workers(&self.crowd.now())).into());
         }
         voice.line(format_args!(
-            "back from {} workers to the minimum of 1, {} after the last answer: each drained before its pod was deleted",
+            "back from {} workers to the minimum of 1, {} after the last answer; idleTimeout is 5 s",
             from.workers,
             seconds(begun.elapsed())
         ));
@@ -290,6 +286,7 @@ impl Scene<'_> {
     /// As kubectl shows it.
     pub async fn table(&self) -> Result<()> {
         self.voice.title("As kubectl shows it");
+        self.idle().await?;
         let kinds = "personas,workerpools,personatopologies";
         self.voice
             .command(format_args!("kubectl get {kinds} -n {NAMESPACE}"));
@@ -298,6 +295,23 @@ impl Scene<'_> {
         let rows = table.matches("persona.persona.dev/").count();
         check(rows == 11, "kubectl lists eleven personas", table.clone())?;
         self.voice.output(&table);
+        Ok(())
+    }
+
+    /// Live numbers are written every ten seconds: waits until they tell of no more load.
+    async fn idle(&self) -> Result<()> {
+        let idle = |object: &DynamicObject| {
+            let status = &object.data["status"];
+            status["queued"] == 0 && status["running"] == 0
+        };
+        for kind in [PERSONA, POOL] {
+            for name in self.objects.names(kind).await? {
+                let what = "says that it is idle";
+                self.objects
+                    .until(kind, &name, what, PATIENCE, idle)
+                    .await?;
+            }
+        }
         Ok(())
     }
 
@@ -335,9 +349,45 @@ impl Scene<'_> {
     }
 }
 
+/// How a pool grew, with times since the load began.
+struct Growth {
+    begun: Instant,
+    before: Count,
+    most_ready: usize,
+    first_new: Option<Duration>,
+    all_ready: Option<Duration>,
+}
+
+impl Growth {
+    fn from(before: Count) -> Self {
+        Self {
+            begun: Instant::now(),
+            before,
+            most_ready: before.ready,
+            first_new: None,
+            all_ready: None,
+        }
+    }
+
+    fn note(&mut self, now: &Count) {
+        if now.workers > self.before.workers {
+            self.first_new.get_or_insert_with(|| self.begun.elapsed());
+        }
+        if now.ready > self.most_ready {
+            self.most_ready = now.ready;
+            self.all_ready = Some(self.begun.elapsed());
+        }
+    }
+}
+
 /// A persona as the gateway calls it.
 fn of(name: &str) -> String {
     format!("{NAMESPACE}/{name}")
+}
+
+/// For short times: `0.04 s`.
+fn precise(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
 }
 
 /// `3 workers (2 Ready), 1 leaving`

@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use testbed::{
-    Binary, Cluster, MODEL_NAME, ModelOptions, NodeKind, ReleaseOptions, Stack, StackOptions, nodes,
+    Binary, Cluster, MODEL_NAME, ModelOptions, NodeKind, Release, ReleaseOptions, Stack,
+    StackOptions, nodes, real_node,
 };
+
+use testbed::release::{Queue, run};
 
 use crate::Cli;
 use crate::manifests::{Manifests, Model};
 use crate::meter::Meter;
 use crate::voice::Voice;
-use testbed::Release;
-use testbed::release::{Queue, run};
 
 /// Where the operator goes.
 pub const SYSTEM: &str = "persona-system";
@@ -34,7 +35,7 @@ pub struct Ground {
 #[derive(Debug)]
 enum Place {
     Own(Box<Stack>, NodeKind),
-    Users(Cluster),
+    Users(Box<Cluster>),
 }
 
 impl Ground {
@@ -53,14 +54,31 @@ impl Ground {
                     name: name.clone(),
                 };
                 voice.title("Kubernetes");
-                Self::begin(Place::Users(cluster), Some(model), None, options, voice).await
+                Self::begin(
+                    Place::Users(Box::new(cluster)),
+                    Some(model),
+                    None,
+                    options,
+                    voice,
+                )
+                .await
             }
-            _ => Self::bring_up(voice).await,
+            _ => Self::bring_up(cli.node.as_deref(), voice).await,
         }
     }
 
-    async fn bring_up(voice: &Voice) -> Result<Self> {
-        let (kind, why) = nodes::default_kind();
+    async fn bring_up(node: Option<&str>, voice: &Voice) -> Result<Self> {
+        let (kind, why) = match node {
+            None => nodes::default_kind(),
+            Some("process") => (
+                NodeKind::Process,
+                "pods are processes without isolation, as asked for".to_owned(),
+            ),
+            Some(_) => {
+                real_node::require_possible()?;
+                (NodeKind::Real, "containers, as asked for".to_owned())
+            }
+        };
         voice.title("Kubernetes");
         voice.line(format_args!("bringing one up, with a {kind} node: {why}"));
         // Built while cargo builds the operator; used only later.
@@ -94,9 +112,11 @@ impl Ground {
         place: Place,
         model: Option<Model>,
         meter: Option<Meter>,
-        options: ReleaseOptions,
+        mut options: ReleaseOptions,
         voice: &Voice,
     ) -> Result<Self> {
+        // People may read them.
+        options.set.push("logs.format=text".to_owned());
         let ground = Self {
             place,
             manifests: Manifests::new(model)?,
@@ -110,7 +130,6 @@ impl Ground {
         }
         if let Place::Own(_, NodeKind::Real) = &ground.place {
             let node = cluster.join_real_node().await?;
-            node.import_redis().await?;
             let meter = ground.meter.as_ref().context("no model server")?;
             let address: SocketAddr = node.forward(meter.address().port())?;
             let (name, port) = SERVICE;
@@ -133,11 +152,6 @@ impl Ground {
             Place::Own(stack, _) => stack.cluster(),
             Place::Users(cluster) => cluster,
         }
-    }
-
-    /// Whether all of it ends with this process.
-    pub fn is_own(&self) -> bool {
-        matches!(self.place, Place::Own(..))
     }
 
     /// Ends what was brought up. Of the user's cluster, removes what was installed; the CRDs stay.

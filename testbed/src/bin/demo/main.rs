@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use testbed::Stop;
 use testbed::run_dir::RunDir;
+use testbed::{Stop, progress};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -36,6 +36,9 @@ struct Cli {
     /// Leaves everything up at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
+    /// What pods become: containers of a real node, or processes [default: real where that is possible]
+    #[arg(long, value_parser = ["real", "process"], conflicts_with = "kubeconfig")]
+    node: Option<String>,
     /// Uses the cluster of this kubeconfig instead of bringing one up. Namespaces persona-system and
     /// persona-demo are made there and removed at the end.
     #[arg(long, value_name = "FILE", requires_all = ["image", "model_url", "model"])]
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: &Cli) -> ExitCode {
     let voice = Voice::new();
+    progress::divert(move |text| voice.line(text));
     match demo(cli, &voice).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -102,9 +106,13 @@ async fn demo(cli: &Cli, voice: &Voice) -> Result<()> {
         told = story.tell() => told,
         () = stop.wanted() => Err(anyhow::anyhow!("stopped")),
     };
-    if told.is_err() {
-        story.save_logs().await;
-    } else if let Some(release) = story.release() {
+    let told = match told {
+        Ok(()) => Ok(()),
+        Err(error) => Err(story.with_logs(error).await),
+    };
+    if told.is_ok()
+        && let Some(release) = story.release()
+    {
         next::print(&ground, release, voice, cli.keep).await?;
         if cli.keep {
             stop.wanted().await;

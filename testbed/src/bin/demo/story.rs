@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use testbed::run_dir::RunDir;
 use testbed::stack::seconds;
 use testbed::{Chat, Release};
@@ -12,7 +12,10 @@ use crate::acts::Scene;
 use crate::crowd::Crowd;
 use crate::ground::{Ground, NAMESPACE, SYSTEM};
 use crate::objects::Objects;
-use crate::voice::Voice;
+use crate::voice::{Unmet, Voice};
+
+/// Of the controller's log, after a failure.
+const LAST_LINES: i64 = 12;
 
 /// What has happened so far.
 pub struct Story<'a> {
@@ -70,9 +73,17 @@ impl<'a> Story<'a> {
         self.release
     }
 
-    /// After a failure: the pods' logs go to the folder of logs, before the pods are gone.
-    pub async fn save_logs(&self) {
-        let Some(release) = &self.release else { return };
+    /// After a failure: the pods' logs go to the folder of logs, before the pods are gone, and the
+    /// controller's last lines into the error.
+    pub async fn with_logs(&self, mut error: Error) -> Error {
+        let Some(release) = &self.release else {
+            return error;
+        };
+        let cluster = self.ground.cluster();
+        if let Some(unmet) = error.downcast_mut::<Unmet>() {
+            let log = release.log(cluster, "controller", LAST_LINES).await;
+            unmet.log = log.unwrap_or_else(|error| format!("{error:#}"));
+        }
         for component in ["controller", "gateway"] {
             let saved = async {
                 let log = release
@@ -86,5 +97,6 @@ impl<'a> Story<'a> {
                     .more(format_args!("no log of the {component}: {error:#}"));
             }
         }
+        error
     }
 }

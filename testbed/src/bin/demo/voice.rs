@@ -56,7 +56,7 @@ pub fn check(
 }
 
 /// Speaks on stdout.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Voice {
     start: Instant,
 }
@@ -97,7 +97,8 @@ impl Voice {
     /// The output of a command, as it is.
     pub fn output(&self, text: &str) {
         for line in text.lines() {
-            print(&format!("{MARGIN}{line}\n"));
+            print(format!("{MARGIN}{line}").trim_end());
+            print("\n");
         }
     }
 
@@ -113,7 +114,7 @@ impl Voice {
     pub fn failed(&self, unmet: &Unmet) {
         self.title("This is not as it should be");
         self.line(format_args!("expected: {}", unmet.expected));
-        self.more(format_args!("seen:     {}", unmet.seen));
+        self.more(format_args!("seen: {}", unmet.seen));
         if !unmet.log.is_empty() {
             self.more("the controller's last lines:");
             self.output(&unmet.log);
