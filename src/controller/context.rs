@@ -14,6 +14,7 @@ use super::bells::Bells;
 use super::contact::Contact;
 use super::latest::Latest;
 use super::metrics::Metrics;
+use super::nodes::Nodes;
 use super::observer::Observer;
 use super::pods::Pods;
 use super::routes::Routes;
@@ -36,6 +37,8 @@ pub struct Context {
     pub stores: Stores,
     /// The worker pods.
     pub pods: Pods,
+    /// Nodes that lose their pods.
+    pub nodes: Nodes,
     /// The latest numbers of pools.
     pub observer: Observer,
     /// Wake-ups.

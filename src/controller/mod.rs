@@ -20,6 +20,7 @@ mod fixture;
 mod latest;
 mod leader;
 mod metrics;
+mod nodes;
 mod observer;
 mod options;
 mod persona;
@@ -101,6 +102,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         cluster_id,
         stores,
         pods: pods::Pods::default(),
+        nodes: nodes::Nodes::default(),
         observer,
         bells,
         contact: contact::Contact::default(),

@@ -41,6 +41,10 @@ pub struct Options {
     /// Watches this namespace only. Default: all.
     #[arg(long, env = "PERSONA_WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
+    /// Watches nodes, to replace workers before their node goes. Default: unless one namespace is watched
+    /// only, whose rights do not reach nodes.
+    #[arg(long, env = "PERSONA_WATCH_NODES")]
+    pub watch_nodes: Option<bool>,
     /// Name of this process in the lease and in events.
     #[arg(long, env = "POD_NAME", default_value = "persona-operator")]
     pub pod_name: String,

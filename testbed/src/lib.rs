@@ -7,6 +7,7 @@
 pub mod binaries;
 mod cache;
 pub mod certs;
+mod chat;
 pub mod cluster;
 pub mod component;
 pub mod control_plane;
@@ -18,7 +19,9 @@ mod model;
 pub mod net;
 pub mod nodes;
 mod options;
+mod outside;
 pub mod packages;
+mod port_forward;
 pub mod probe;
 pub mod process;
 pub mod process_node;
@@ -27,13 +30,16 @@ pub mod prometheus;
 pub mod real_node;
 pub mod redis;
 pub mod registry;
+pub mod release;
 pub mod run_dir;
 pub mod stack;
+mod stop;
 mod toolchain;
 pub mod upstream;
 mod venv;
 
 pub use self::binaries::Binary;
+pub use self::chat::Chat;
 pub use self::cluster::Cluster;
 pub use self::component::Component;
 pub use self::kwok::{FakeGpu, FakeNode};
@@ -44,7 +50,9 @@ pub use self::process_node::{ProcessNode, ProcessNodeOptions};
 pub use self::prometheus::{Prometheus, PrometheusOptions, Sample};
 pub use self::real_node::RealNode;
 pub use self::redis::{Redis, RedisOptions};
+pub use self::release::{Release, ReleaseOptions};
 pub use self::stack::{Stack, StackOptions};
+pub use self::stop::Stop;
 pub use self::venv::openai_python;
 
 /// Makes ring the process's TLS provider; reqwest and kube need one. The first caller wins, and it is

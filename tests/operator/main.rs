@@ -3,6 +3,7 @@
 mod crashes;
 mod harness;
 mod moves;
+mod nodes;
 mod personas;
 mod pools;
 mod topology;

@@ -29,4 +29,5 @@ mod stealing;
 mod support;
 mod verbs;
 mod waiting;
+mod worker;
 mod world;

@@ -153,7 +153,7 @@ fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<Scal
 fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<Verdict> {
     let mut verdicts = vec![
         ready(o, plan, memory, counts),
-        scaling_active(o),
+        scaling_active(o, plan),
         schedulable(o),
     ];
     if memory.refused.failures > 0 {
@@ -213,7 +213,7 @@ fn failing(pod: &PodView) -> Option<(String, String)> {
     .then_some((reason, words))
 }
 
-fn scaling_active(o: &Observed) -> Verdict {
+fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
     let unserved = o
         .pool
         .spec
@@ -244,6 +244,10 @@ fn scaling_active(o: &Observed) -> Verdict {
                 "Publishing",
                 "personas are being published to the queue",
             ),
+            Ok(_) if !plan.decision.blind.is_empty() => {
+                let (_, why) = &plan.decision.blind[0];
+                Verdict::no(SCALING_ACTIVE, "StaleNumbers", &**why)
+            }
             Ok(_) => Verdict::yes(SCALING_ACTIVE, "FollowsQueue", "the size follows the queue"),
         }
     }

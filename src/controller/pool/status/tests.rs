@@ -29,6 +29,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         template: template(&pool, &setup),
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
+        concurrency: None,
         stats: Ok(Arc::new(PoolStats {
             open: true,
             epoch: Some("e".into()),
@@ -167,18 +168,19 @@ fn what_is_in_the_kind_and_not_served_yet_is_said() {
 
 #[test]
 fn history_keeps_the_last_changes_in_words() {
-    let mut o = observed(json!({"minReplicas": 0}));
+    let mut o = observed(json!({"minReplicas": 0, "maxReplicas": 100}));
     for round in 0..12u64 {
         let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
-        stats.demand = if round % 2 == 0 { 8 } else { 16 };
+        let demand = 4 * (round + 1);
+        (stats.demand, stats.queued, stats.runnable) = (demand, demand, demand);
         let status = stated(&o);
         Arc::make_mut(&mut o.pool).status = Some(status);
     }
     let history = o.pool.status.clone().expect("a status").history;
     assert_eq!(history.len(), HISTORY);
-    assert_eq!((history[0].from, history[0].to), (2, 4));
+    assert_eq!((history[0].from, history[0].to), (11, 12));
     assert!(
-        history[0].reason.starts_with("demand 16"),
+        history[0].reason.starts_with("queued 48, running 0"),
         "{}",
         history[0].reason
     );
