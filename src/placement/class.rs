@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::api::{Device, Gpu, Placement};
+
 use super::requirements::{RUNTIME_MIB, Requirements, whole};
 use super::{API, Unplaced};
 
@@ -58,6 +60,23 @@ impl FromStr for Class {
             API => Ok(Self::Api),
             "cpu" => Ok(Self::Cpu),
             _ => gpu(text).ok_or(()),
+        }
+    }
+}
+
+impl Class {
+    /// Which nodes workers of the class need; beside number and size, their GPUs are as in `gpu`.
+    pub fn placement(self, gpu: Option<Gpu>) -> Placement {
+        let Self::Gpu { count, gib } = self else {
+            return Placement::default();
+        };
+        Placement {
+            device: Device::Gpu,
+            gpu: Some(Gpu {
+                count,
+                memory: Some(format!("{gib}Gi")),
+                ..gpu.unwrap_or_default()
+            }),
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod requirements;
 #[cfg(test)]
 mod tests;
 
-use crate::api::{Persona, Provider};
+use crate::api::{Model, ModelServerKind, Persona, PersonaTopologySpec, Provider};
 pub use class::Class;
 pub use requirements::{Requirements, requirements};
 
@@ -26,6 +26,26 @@ pub struct Unplaced {
     pub reason: &'static str,
     /// A sentence that names the field and the mend.
     pub message: String,
+}
+
+/// The class of workers that can run a local model: on CPUs where it fits, else on the GPUs of the
+/// topology's ladder.
+///
+/// # Errors
+/// [`Unplaced`] where its size is not known, or no GPUs hold it.
+pub fn local_class(model: &Model, spec: &PersonaTopologySpec) -> Result<Class, Unplaced> {
+    let server = model.server.as_ref().map(|server| server.kind);
+    // vLLM's image needs a GPU, however small the model.
+    let on_cpu = server != Some(ModelServerKind::Vllm)
+        && class::fits_cpu(&requirements(model, spec.pool.slots_per_worker)?);
+    if on_cpu {
+        return Ok(Class::Cpu);
+    }
+    let pool = spec.gpu_pool.as_ref().unwrap_or(&spec.pool);
+    class::on_gpus(
+        &requirements(model, pool.slots_per_worker)?,
+        &spec.gpu_sizes,
+    )
 }
 
 /// The resource class of a persona (topology.md, "Assignment"): the same answer in every phase,

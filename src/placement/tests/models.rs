@@ -1,8 +1,8 @@
 //! What names of real models are read as: as people write them for each server.
 
 use super::{model, persona};
-use crate::placement::class::{fits_cpu, on_gpus};
-use crate::placement::{Class, requirements};
+use crate::api::PersonaTopologySpec;
+use crate::placement::{local_class, requirements};
 use crate::placement::{parameters, requirements::bits};
 use serde_json::json;
 
@@ -111,8 +111,6 @@ const MODELS: &[(char, &str, f64, f64, &str, &str)] = &[
     ('v', "HuggingFaceH4/zephyr-7b-beta", 7.24, 16.0, "gpu-24Gi", "HuggingFaceH4/zephyr-7b-beta"),
 ];
 
-const LADDER: [u32; 8] = [16, 24, 40, 48, 80, 96, 141, 192];
-
 #[test]
 fn real_names_are_read_as_their_sources_state() {
     assert!(MODELS.len() >= 60, "{} names", MODELS.len());
@@ -122,11 +120,7 @@ fn real_names_are_read_as_their_sources_state() {
         let read = parameters::of(model.provider, name).unwrap_or_default();
         let found = bits(&model, read).per_weight;
         let needs = requirements(&model, 4).expect(name);
-        let placed = if fits_cpu(&needs) && *server != 'v' {
-            Class::Cpu
-        } else {
-            on_gpus(&needs, &LADDER).expect(name)
-        };
+        let placed = local_class(&model, &PersonaTopologySpec::default()).expect(name);
         let off = (read / billions - 1.0).abs();
         let same = (found - per_weight).abs() < 0.005 && placed.to_string() == *class;
         if off > 0.04 || !same {
