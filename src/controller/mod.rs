@@ -25,7 +25,7 @@ mod observer;
 mod options;
 mod persona;
 mod pods;
-mod pool;
+pub mod pool;
 mod routes;
 mod sources;
 mod status;
