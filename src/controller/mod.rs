@@ -23,6 +23,7 @@ mod metrics;
 mod observer;
 mod options;
 mod persona;
+pub mod plans;
 mod pods;
 mod pool;
 mod routes;
