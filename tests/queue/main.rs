@@ -30,4 +30,5 @@ mod stealing;
 mod support;
 mod verbs;
 mod waiting;
+mod worker;
 mod world;

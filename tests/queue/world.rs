@@ -12,7 +12,8 @@ use crate::model::{
     Hold, LANES, MAX_ATTEMPTS, MAX_LENGTH, Model, PERSONAS, POOLS, Run, SERVES, SLOTS, STEALS,
     State, Task,
 };
-use crate::support::{Fixture, PAYLOAD, PersonaSpec, Worker, fixture, persona, soon};
+use crate::support::{Fixture, PAYLOAD, PersonaSpec, fixture, persona, soon};
+use crate::worker::Worker;
 
 pub const PAUSE: Duration = Duration::from_millis(2);
 

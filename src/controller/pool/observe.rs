@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::ResourceExt;
 
 use super::template::{Setup, Template, template};
@@ -13,6 +14,7 @@ use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
 use crate::controller::pods::worker_status;
 use crate::queue::stats::PoolStats;
+use crate::scaling::Reading;
 
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
@@ -30,6 +32,10 @@ pub struct Observed {
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
     pub pods: Vec<PodView>,
+    /// Most tasks that its personas may run at once; none = not known.
+    pub concurrency: Option<u64>,
+    /// Its metrics from elsewhere, in the order of its spec.
+    pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
 }
@@ -45,10 +51,14 @@ pub struct PodView {
     pub hash: String,
     /// A node was found for it.
     pub scheduled: bool,
+    /// That node loses its pods.
+    pub node_going: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
     /// It can take requests.
     pub ready: bool,
+    /// From its creation until it was ready, if it is.
+    pub ready_after: Option<Duration>,
     /// It is on its way out.
     pub deleting: bool,
     /// It has ended and will not come back: evicted, or its node failed it. With its words.
@@ -64,10 +74,12 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
     let topology = cx.stores.topology(&namespace);
     let mut credentials: BTreeSet<SecretKeyRef> = BTreeSet::new();
     let mut longest = Span::default();
+    let mut concurrency = 0;
     for persona in cx.stores.personas_of(&namespace) {
         if belongs_to(&persona, &name, topology.as_deref()) {
             credentials.extend(persona.spec.model.api_key_secret_ref.clone());
             longest = longest.max(persona.spec.timeout);
+            concurrency += u64::from(persona.spec.queue.max_concurrency);
         }
     }
     let drain_timeout = pool
@@ -94,8 +106,10 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .pods
             .of(&namespace, &name)
             .iter()
-            .map(|p| view(p))
+            .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
+        concurrency: Some(concurrency),
+        external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
         pool,
     }
@@ -117,11 +131,13 @@ fn rounded_up(timeout: Span) -> Span {
     step
 }
 
-fn view(pod: &Pod) -> PodView {
+fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_ref());
     let condition = |name: &str| conditions?.iter().find(|c| c.type_ == name);
     let scheduled = condition("PodScheduled");
+    let ready = condition("Ready").filter(|c| c.status == "True");
     let unschedulable = scheduled
         .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"))
         .map(|c| {
@@ -132,6 +148,7 @@ fn view(pod: &Pod) -> PodView {
             )
         });
     let phase = status.and_then(|s| s.phase.as_deref());
+    let deleting = pod.metadata.deletion_timestamp.is_some();
     let waiting = worker_status(pod)
         .and_then(|s| s.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| {
@@ -148,11 +165,14 @@ fn view(pod: &Pod) -> PodView {
             .get(crate::api::names::LABEL_TEMPLATE)
             .cloned()
             .unwrap_or_default(),
-        scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+        scheduled: node.is_some(),
+        node_going: node.is_some_and(is_going),
         unschedulable,
-        ready: condition("Ready").is_some_and(|c| c.status == "True"),
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-        failed: matches!(phase, Some("Failed" | "Succeeded")).then(|| {
+        ready: ready.is_some(),
+        ready_after: ready_after(pod, ready),
+        deleting,
+        // A pod that is being deleted ends in one of these phases when its containers have stopped.
+        failed: (!deleting && matches!(phase, Some("Failed" | "Succeeded"))).then(|| {
             let words = |s: &k8s_openapi::api::core::v1::PodStatus| {
                 let reason = s.reason.clone().unwrap_or_else(|| "Failed".to_owned());
                 let message = s.message.clone().unwrap_or_default();
@@ -162,6 +182,13 @@ fn view(pod: &Pod) -> PodView {
         }),
         waiting,
     }
+}
+
+/// Both times are whole seconds.
+fn ready_after(pod: &Pod, ready: Option<&PodCondition>) -> Option<Duration> {
+    let created = pod.metadata.creation_timestamp.as_ref()?;
+    let since = ready?.last_transition_time.as_ref()?;
+    Duration::try_from(since.0.duration_since(created.0)).ok()
 }
 
 #[cfg(test)]
@@ -188,7 +215,7 @@ mod tests {
             },
         }))
         .expect("a pod");
-        let view = view(&pod);
+        let view = view(&pod, |_| false);
         assert_eq!(
             (view.hash.as_str(), view.scheduled, view.ready),
             ("h", false, false)
@@ -198,5 +225,19 @@ mod tests {
             "0/3 nodes are available"
         );
         assert_eq!(view.failed, None);
+    }
+
+    #[test]
+    fn a_pod_that_ends_because_it_is_deleted_has_not_failed() {
+        let ended = |deleted: Option<&str>| {
+            let pod = serde_json::json!({
+                "metadata": {"name": "p-1", "uid": "u", "deletionTimestamp": deleted},
+                "status": {"phase": "Failed", "reason": "Evicted", "message": "disk"},
+            });
+            view(&serde_json::from_value(pod).expect("a pod"))
+        };
+        assert_eq!(ended(None).failed.as_deref(), Some("Evicted: disk"));
+        let deleted = ended(Some("2026-01-01T00:00:00Z"));
+        assert_eq!((deleted.failed, deleted.deleting), (None, true));
     }
 }

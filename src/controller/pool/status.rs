@@ -6,10 +6,12 @@ use kube::ResourceExt;
 
 use super::observe::{Observed, PodView};
 use super::plan::{Memory, Plan};
+use super::template::follows_queue;
 use crate::api::condition::{READY, REPLICA_FAILURE, SCALING_ACTIVE, SCHEDULABLE, Verdict, merge};
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
-use crate::api::{MetricType, ScaleRecord, Sizing, Span, WorkerPoolStatus};
+use crate::api::{ScaleRecord, Sizing, Span, WorkerPoolStatus};
 use crate::controller::status::LIVE_NUMBERS;
+use crate::scaling::QUEUE;
 
 /// Changes of size that are kept.
 const HISTORY: usize = 10;
@@ -153,7 +155,7 @@ fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<Scal
 fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<Verdict> {
     let mut verdicts = vec![
         ready(o, plan, memory, counts),
-        scaling_active(o),
+        scaling_active(o, plan),
         schedulable(o),
     ];
     if memory.refused.failures > 0 {
@@ -172,41 +174,35 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
     let warm = spec.min_replicas.max(spec.warm_replicas.unwrap_or(0));
     let floor = spec.replicas.unwrap_or_else(|| warm.min(spec.max_replicas));
     let floor = usize::try_from(floor).unwrap_or(usize::MAX);
-    if counts.ready >= floor {
+    let trouble = trouble(o, memory);
+    if counts.ready >= floor && (counts.ready > 0 || trouble.is_none()) {
         return match (plan.decision.size, counts.ready) {
             (0, _) => Verdict::yes(READY, "ScaledToZero", "a request brings the first worker"),
             (_, 0) => Verdict::yes(READY, "Starting", "the first worker is starting"),
             _ => Verdict::yes(READY, "WorkersReady", "workers take requests"),
         };
     }
-    let floor = if floor == 1 {
-        "one worker is needed".to_owned()
-    } else {
-        format!("{floor} workers are needed")
+    let needed = match floor {
+        0 | 1 => "one worker is needed".to_owned(),
+        _ => format!("{floor} workers are needed"),
     };
+    match trouble {
+        Some((reason, words)) => Verdict::no(READY, reason, format!("{needed}, but {words}")),
+        None => Verdict::no(READY, "WorkersStarting", format!("{needed}, and starting")),
+    }
+}
+
+/// What keeps workers from starting, for a condition's reason and message.
+fn trouble(o: &Observed, memory: &Memory) -> Option<(&'static str, String)> {
     if let Some((reason, words)) = o.pods.iter().find_map(failing) {
-        return Verdict::no(
-            READY,
-            "WorkersFailing",
-            format!("{floor}, but a pod waits: {reason}: {words}"),
-        );
+        return Some(("WorkersFailing", format!("a pod waits: {reason}: {words}")));
     }
     if memory.refused.failures > 0 {
         let words = &memory.refused.words;
-        return Verdict::no(
-            READY,
-            "CreateFailed",
-            format!("{floor}, but pods cannot be made: {words}"),
-        );
+        return Some(("CreateFailed", format!("pods cannot be made: {words}")));
     }
-    if let Some((_, words)) = unschedulable(o) {
-        return Verdict::no(
-            READY,
-            "Unschedulable",
-            format!("{floor}, but no node takes its pods: {words}"),
-        );
-    }
-    Verdict::no(READY, "WorkersStarting", format!("{floor}, and starting"))
+    let (_, words) = unschedulable(o)?;
+    Some(("Unschedulable", format!("no node takes its pods: {words}")))
 }
 
 /// Reasons of a waiting container that do not go by themselves.
@@ -219,28 +215,25 @@ fn failing(pod: &PodView) -> Option<(String, String)> {
     .then_some((reason, words))
 }
 
-fn scaling_active(o: &Observed) -> Verdict {
-    let unserved = o
-        .pool
-        .spec
-        .scaling
-        .metrics
-        .iter()
-        .find(|metric| metric.type_ != MetricType::Queue);
+fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
+    let elsewhere = plan.decision.blind.iter().find(|(name, _)| name != QUEUE);
     if o.pool.spec.replicas.is_some() {
         Verdict::no(
             SCALING_ACTIVE,
             "Pinned",
             "spec.replicas pins the size; remove it to scale again",
         )
-    } else if let Some(metric) = unserved {
+    } else if let Some((name, why)) = elsewhere {
         Verdict::no(
             SCALING_ACTIVE,
-            "MetricNotServed",
-            format!(
-                "metrics of type {:?} are not served yet: the size follows the queue alone",
-                metric.type_
-            ),
+            "MetricUnavailable",
+            format!("{name}: {why}"),
+        )
+    } else if !follows_queue(&o.pool) {
+        Verdict::yes(
+            SCALING_ACTIVE,
+            "FollowsMetrics",
+            "the size follows its metrics",
         )
     } else {
         match &o.stats {
@@ -250,6 +243,10 @@ fn scaling_active(o: &Observed) -> Verdict {
                 "Publishing",
                 "personas are being published to the queue",
             ),
+            Ok(_) if !plan.decision.blind.is_empty() => {
+                let (_, why) = &plan.decision.blind[0];
+                Verdict::no(SCALING_ACTIVE, "StaleNumbers", &**why)
+            }
             Ok(_) => Verdict::yes(SCALING_ACTIVE, "FollowsQueue", "the size follows the queue"),
         }
     }
@@ -285,4 +282,4 @@ fn long(count: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -19,7 +19,9 @@ use crate::api::names::{
     CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
     QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
 };
-use crate::api::{ContainerOverlay, Device, PodOverlay, SecretKeyRef, Span, WorkerPool};
+use crate::api::{
+    ContainerOverlay, Device, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool,
+};
 
 /// User and group of the worker: no privilege anywhere.
 const USER: i64 = 65532;
@@ -62,6 +64,15 @@ impl Template {
     }
 }
 
+/// Whether the pool's workers are ours: a pool that follows metrics from elsewhere alone runs the image
+/// of its owner, which knows nothing of the queue.
+pub fn follows_queue(pool: &WorkerPool) -> bool {
+    let metrics = &pool.spec.scaling.metrics;
+    metrics
+        .iter()
+        .any(|metric| metric.type_ == MetricType::Queue)
+}
+
 /// The pool's pod.
 pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
     let none = PodOverlay::default();
@@ -78,11 +89,14 @@ pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
         (LABEL_POOL.to_owned(), name),
         (LABEL_TEMPLATE.to_owned(), hash.clone()),
     ]);
-    let mut annotations = BTreeMap::from([
-        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
-        ("prometheus.io/port".to_owned(), PORT.to_string()),
-        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
-    ]);
+    let mut annotations = BTreeMap::new();
+    if follows_queue(pool) {
+        annotations.extend([
+            ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+            ("prometheus.io/port".to_owned(), PORT.to_string()),
+            ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+        ]);
+    }
     annotations.extend(overlay.annotations.clone());
     let pod = Pod {
         metadata: ObjectMeta {
@@ -102,7 +116,12 @@ fn spec(pool: &WorkerPool, setup: &Setup<'_>, overlay: &PodOverlay) -> PodSpec {
     let grace = setup.drain_timeout.as_duration() + MARGIN.as_duration();
     let placement = &pool.spec.placement;
     let gpu = (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default());
-    let (mut volumes, mounts) = volumes(setup.credentials);
+    let ours = follows_queue(pool);
+    let (mut volumes, mounts) = if ours {
+        volumes(setup.credentials)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     volumes.extend(overlay.volumes.clone());
     let mut tolerations = overlay.tolerations.clone();
     let mut affinity = overlay.affinity.clone();
@@ -164,7 +183,12 @@ fn worker(
     let none = ContainerOverlay::default();
     let overlay = overlay.unwrap_or(&none);
     mounts.extend(overlay.volume_mounts.clone());
-    let mut env = env(pool, setup);
+    let is_ours = follows_queue(pool);
+    let mut env = if is_ours {
+        env(pool, setup)
+    } else {
+        Vec::new()
+    };
     let ours: BTreeSet<String> = env.iter().map(|variable| variable.name.clone()).collect();
     env.extend(
         overlay
@@ -182,20 +206,20 @@ fn worker(
                 .unwrap_or_else(|| setup.image.to_owned()),
         ),
         image_pull_policy: Some(setup.pull_policy.to_owned()),
-        args: Some(
-            overlay
-                .args
-                .clone()
-                .unwrap_or_else(|| vec!["worker".to_owned()]),
-        ),
+        args: overlay
+            .args
+            .clone()
+            .or_else(|| is_ours.then(|| vec!["worker".to_owned()])),
         env: Some(env),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
-            container_port: PORT,
-            ..ContainerPort::default()
-        }]),
-        readiness_probe: Some(probe("/readyz", 1, 3)),
-        liveness_probe: Some(probe("/livez", 10, 6)),
+        ports: is_ours.then(|| {
+            vec![ContainerPort {
+                name: Some("http".to_owned()),
+                container_port: PORT,
+                ..ContainerPort::default()
+            }]
+        }),
+        readiness_probe: is_ours.then(|| probe("/readyz", 1, 3)),
+        liveness_probe: is_ours.then(|| probe("/livez", 10, 6)),
         resources: Some(overlay.resources.clone().unwrap_or_else(resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
