@@ -24,6 +24,7 @@ mod nodes;
 mod observer;
 mod options;
 mod persona;
+pub mod plans;
 mod pods;
 pub mod pool;
 mod routes;

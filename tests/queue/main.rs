@@ -19,6 +19,7 @@ mod moving;
 mod order;
 mod output;
 mod property;
+mod quarantine;
 mod registration;
 mod removal;
 mod results;
