@@ -26,7 +26,7 @@ mod options;
 mod persona;
 pub mod plans;
 mod pods;
-mod pool;
+pub mod pool;
 mod routes;
 mod sources;
 mod status;

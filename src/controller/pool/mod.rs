@@ -6,7 +6,7 @@ mod gpu;
 mod observe;
 mod plan;
 mod status;
-mod template;
+pub mod template;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::ResourceExt;
 
+use super::gpu;
 use super::template::{Setup, Template, template};
 use crate::api::{SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
@@ -32,6 +33,8 @@ pub struct Observed {
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
     pub pods: Vec<PodView>,
+    /// The largest GPU of any node, in MiB, and its product; none without GPUs, or where not known.
+    pub largest_gpu: Option<(u64, String)>,
     /// Most tasks that its personas may run at once; none = not known.
     pub concurrency: Option<u64>,
     /// Its metrics from elsewhere, in the order of its spec.
@@ -108,11 +111,17 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .iter()
             .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
+        largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
         pool,
     }
+}
+
+fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
+    let labels = gpu::Labels::of(pool.spec.placement.gpu.as_ref()?);
+    cx.nodes.largest_gpu(|node| labels.read(node))
 }
 
 /// Fresh numbers that mean something: the pool is open, and all routes are published.
@@ -234,7 +243,7 @@ mod tests {
                 "metadata": {"name": "p-1", "uid": "u", "deletionTimestamp": deleted},
                 "status": {"phase": "Failed", "reason": "Evicted", "message": "disk"},
             });
-            view(&serde_json::from_value(pod).expect("a pod"))
+            view(&serde_json::from_value(pod).expect("a pod"), |_| false)
         };
         assert_eq!(ended(None).failed.as_deref(), Some("Evicted: disk"));
         let deleted = ended(Some("2026-01-01T00:00:00Z"));

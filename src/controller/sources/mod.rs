@@ -36,9 +36,12 @@ type Key = (PoolKey, usize, MetricSource);
 /// The number, or why there is none.
 type Answer = Result<f64, String>;
 
+/// What was asked, the answer, and when it came; by pool and place in its spec.
+type Answers = HashMap<(PoolKey, usize), (MetricSource, Answer, Instant)>;
+
 /// The latest answers.
 pub struct Sources {
-    answers: Mutex<HashMap<(PoolKey, usize), (MetricSource, Answer, Instant)>>,
+    answers: Mutex<Answers>,
     credentials: PathBuf,
 }
 
@@ -113,7 +116,7 @@ impl Sources {
         self.lock().retain(|key, _| known.contains_key(key));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(PoolKey, usize), (MetricSource, Answer, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -52,6 +52,7 @@ impl Scene {
                 template: template(&pool, &setup),
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
+                largest_gpu: None,
                 concurrency: None,
                 external: Vec::new(),
                 stats: Ok(Arc::new(stats)),

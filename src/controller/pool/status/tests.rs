@@ -30,6 +30,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         template: template(&pool, &setup),
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
+        largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
         stats: Ok(Arc::new(PoolStats {
@@ -180,10 +181,19 @@ fn a_metric_from_elsewhere_that_fails_is_said_by_name() {
 }
 
 #[test]
-fn what_is_in_the_kind_and_not_served_yet_is_said() {
-    let gpu = json!({"device": "gpu", "gpu": {"deviceClassName": "gpus"}});
-    let status = stated(&observed(json!({"placement": gpu})));
-    assert_eq!(said(&status, SCHEDULABLE).1, "NotServed");
+fn a_pool_that_no_gpu_fits_says_what_it_needs_and_what_there_is() {
+    let gpu = json!({"device": "gpu", "gpu": {"count": 2, "memory": "80Gi"}});
+    let mut o = observed(json!({"placement": gpu}));
+    pod(&mut o, "a", false, 0);
+    o.pods[0].unschedulable = Some((o.now, "0/3 nodes are available".into()));
+    o.largest_gpu = Some((23_034, "NVIDIA-L4".into()));
+    assert_eq!(
+        said(&stated(&o), SCHEDULABLE).2,
+        "0/3 nodes are available; a pod needs 2 nvidia.com/gpu of 80Gi on one node; the largest GPU \
+         that nodes' labels tell of has 23034 MiB (NVIDIA-L4)"
+    );
+    o.pods[0].unschedulable = None;
+    assert_eq!(said(&stated(&o), SCHEDULABLE).0, "True");
 }
 
 #[test]
