@@ -85,7 +85,11 @@ impl Forecast {
             0 => writeln!(f)?,
             retired => writeln!(
                 f,
-                "; {retired} are closed once nobody is there, and deleted"
+                "; {} closed and deleted once nobody is there",
+                match retired {
+                    1 => "1 is".to_owned(),
+                    n => format!("{n} are"),
+                }
             )?,
         }
         let workers = line(&|layout| {
