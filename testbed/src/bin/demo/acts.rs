@@ -13,6 +13,7 @@ use crate::crowd::{Count, Crowd};
 use crate::ground::{Ground, NAMESPACE};
 use crate::load::{self, Tally};
 use crate::manifests::Manifests;
+use crate::meter::Meter;
 use crate::objects::{self, Objects, PERSONA, POOL, TOPOLOGY};
 use crate::voice::{Unmet, Voice, check};
 
@@ -87,7 +88,7 @@ impl Scene<'_> {
     pub async fn sixty_at_once(&self) -> Result<()> {
         let voice = self.voice;
         voice.title(format_args!("{REQUESTS} requests at once"));
-        let asked_before = self.asked();
+        let before = self.answers();
         let tally = Tally::default();
         let begun = Instant::now();
         let mut growth = Growth::from(self.crowd.now());
@@ -106,7 +107,7 @@ impl Scene<'_> {
         voice.line(format_args!(
             "all {REQUESTS} answered in {}, {}",
             seconds(begun.elapsed()),
-            self.each_once(asked_before, REQUESTS)?
+            self.each_once(before, REQUESTS)?
         ));
         let (Some(first_new), Some(all_ready)) = (growth.first_new, growth.all_ready) else {
             let expected = "the pool grows under this load";
@@ -195,7 +196,7 @@ impl Scene<'_> {
             workers(&self.crowd.now())
         ));
         let personas: Vec<String> = names.iter().map(|name| of(name)).collect();
-        let asked_before = self.asked();
+        let before = self.answers();
         let tally = Tally::default();
         let load = load::steady(&self.chat, &personas, CLIENTS, &tally);
         let moving = async {
@@ -217,7 +218,7 @@ impl Scene<'_> {
         voice.more(format_args!(
             "{} requests were sent meanwhile: none lost, {}",
             tally.sent(),
-            self.each_once(asked_before, tally.sent())?
+            self.each_once(before, tally.sent())?
         ));
         Ok(())
     }
@@ -330,20 +331,20 @@ impl Scene<'_> {
         run(kubectl, &args).await.map(drop)
     }
 
-    /// How often the model was asked, where that is known.
-    fn asked(&self) -> Option<usize> {
-        self.ground.meter.as_ref().map(|meter| meter.asked())
+    /// How often the model has answered, where that is known.
+    fn answers(&self) -> Option<usize> {
+        self.ground.meter.as_ref().map(Meter::answers)
     }
 
-    /// Says that no request reached the model twice, where that is known.
+    /// Says that the model answered no request twice, where that is known.
     fn each_once(&self, before: Option<usize>, sent: usize) -> Result<&'static str, Unmet> {
-        let (Some(before), Some(now)) = (before, self.asked()) else {
+        let (Some(before), Some(now)) = (before, self.answers()) else {
             return Ok("each once as far as its client sees");
         };
         check(
             now - before == sent,
-            format!("the model is asked {sent} times for {sent} requests"),
-            format!("it was asked {} times", now - before),
+            format!("the model answers {sent} times for {sent} requests"),
+            format!("it answered {} times", now - before),
         )?;
         Ok("none run twice: the model counted")
     }
