@@ -77,7 +77,7 @@ impl Scene<'_> {
             return Err(Unmet::new(expected, format!("{pieces} pieces: {reply:?}")).into());
         };
         voice.line(format_args!(
-            "streamed in {pieces} pieces, the first one {} after the question and {} after the start of this demo",
+            "streamed in {pieces} pieces, the first one {} after the question, {} after the start",
             precise(waited),
             seconds(since_start)
         ));
@@ -105,7 +105,7 @@ impl Scene<'_> {
             }
         }
         voice.line(format_args!(
-            "all {REQUESTS} answered in {}, {}",
+            "all {REQUESTS} answered in {}{}",
             seconds(begun.elapsed()),
             self.each_once(before, REQUESTS)?
         ));
@@ -114,7 +114,7 @@ impl Scene<'_> {
             return Err(Unmet::new(expected, format!("never more than {was}")).into());
         };
         voice.more(format_args!(
-            "the pool grew from {} to {} workers: the first new pod was made after {}, the last one was Ready after {}",
+            "the pool grew from {} to {} workers: first new pod made after {}, all Ready after {}",
             growth.before.ready,
             growth.most_ready,
             precise(first_new),
@@ -216,7 +216,7 @@ impl Scene<'_> {
             format!("{} of {} answered", tally.answered(), tally.sent()),
         )?;
         voice.more(format_args!(
-            "{} requests were sent meanwhile: none lost, {}",
+            "{} requests were sent meanwhile, none is lost{}",
             tally.sent(),
             self.each_once(before, tally.sent())?
         ));
@@ -244,11 +244,12 @@ impl Scene<'_> {
                 phase,
             )
             .await?;
-        let reason = changed.data["status"]["history"][0]["reason"].as_str();
         voice.line(format_args!(
-            "the topology goes from PerPersona to Generic, with {CLIENTS} requests in flight: {}",
-            reason.unwrap_or("11 personas")
+            "the topology goes from PerPersona to Generic, with {CLIENTS} requests in flight"
         ));
+        if let Some(reason) = changed.data["status"]["history"][0]["reason"].as_str() {
+            voice.more(format_args!("because of {reason}"));
+        }
         let there = |object: &DynamicObject| {
             let status = &object.data["status"];
             status["phase"] == "Generic"
@@ -339,14 +340,14 @@ impl Scene<'_> {
     /// Says that the model answered no request twice, where that is known.
     fn each_once(&self, before: Option<usize>, sent: usize) -> Result<&'static str, Unmet> {
         let (Some(before), Some(now)) = (before, self.answers()) else {
-            return Ok("each once as far as its client sees");
+            return Ok("");
         };
         check(
             now - before == sent,
             format!("the model answers {sent} times for {sent} requests"),
             format!("it answered {} times", now - before),
         )?;
-        Ok("none run twice: the model counted")
+        Ok("; the model counted as many answers: none ran twice")
     }
 }
 
