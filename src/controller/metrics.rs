@@ -22,6 +22,12 @@ pub struct Metrics {
     pub desired: IntGaugeVec,
     /// Busy slots over ready slots.
     pub utilization: GaugeVec,
+    /// Arrival rate that sizing computes with.
+    pub arrival_rate: GaugeVec,
+    /// Mean service time that sizing computes with.
+    pub service: GaugeVec,
+    /// Tasks that the pool's providers answer at once.
+    pub provider_limit: IntGaugeVec,
     /// Changes of size.
     pub scales: IntCounterVec,
     /// 1 while the size cannot follow its numbers.
@@ -109,6 +115,21 @@ impl Metrics {
                 "Busy slots over slots of ready workers",
                 POOL,
             )?,
+            arrival_rate: float(
+                "persona_pool_arrival_rate",
+                "Tasks a second that come, as sizing computes with",
+                POOL,
+            )?,
+            service: float(
+                "persona_pool_service_seconds",
+                "Mean service time, as sizing computes with",
+                POOL,
+            )?,
+            provider_limit: int(
+                "persona_pool_provider_limit",
+                "Tasks that the providers of a pool's personas answer at once",
+                POOL,
+            )?,
             scales: count(
                 "persona_scale_total",
                 "Changes of size, by direction and reason",
@@ -161,6 +182,8 @@ impl Metrics {
             self.slots.remove_label_values(&labels),
             self.desired.remove_label_values(&labels),
             self.utilization.remove_label_values(&labels),
+            self.arrival_rate.remove_label_values(&labels),
+            self.service.remove_label_values(&labels),
             self.blind.remove_label_values(&[namespace, pool, "queue"]),
         ];
         let states =
@@ -169,6 +192,7 @@ impl Metrics {
         if failed > 0 {
             tracing::debug!(namespace, pool, failed, "the pool had not all series");
         }
+        self.provider_limit.remove_label_values(&labels).ok();
         for direction in ["up", "down"] {
             for reason in ["pinned", "demand", "idle", "bounds", "blind"] {
                 self.scales

@@ -1,7 +1,20 @@
 //! How many workers a pool needs, and which one goes. Pure: takes `now` and what was observed.
+//!
+//! readings -> [`Memory`] (arrival rate, service time) -> slots by the formula of `need` -> the
+//! largest of all sources -> windows, tolerance and policies of `behavior` -> [`Decision`].
 
+mod arrivals;
+mod behavior;
+mod erlang;
+mod memory;
+mod need;
+mod reading;
+mod service;
 mod size;
 mod victims;
 
-pub use size::{Cause, Decision, Fresh, Memory, Numbers, desired};
+pub use memory::Memory;
+pub use need::Inputs;
+pub use reading::{QUEUE, QueueReading, Reading};
+pub use size::{Cause, Decision, desired};
 pub use victims::{Candidate, victims};

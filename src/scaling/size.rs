@@ -1,91 +1,20 @@
-//! Observed demand -> size of a pool.
+//! Observed load -> size of a pool.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{Span, WorkerPoolSpec};
+use super::behavior::{Rules, after, after_span};
+use super::memory::Memory;
+use super::need::{Figure, Inputs, Sentence};
+use super::reading::{QUEUE, QueueReading, Reading};
+use crate::api::WorkerPoolSpec;
 
-/// What is known of a pool's load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Numbers {
-    /// Read just now.
-    Fresh(Fresh),
-    /// Missing or stale, and why: nothing may shrink on them.
-    Blind(String),
-}
-
-/// A pool's load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fresh {
-    /// Sum over its personas of min(queued + running, maxConcurrency): slots that have work.
-    pub demand: u64,
-    /// Waiting tasks.
-    pub queued: u64,
-    /// Tasks that its workers run, stolen ones and direct calls included.
-    pub running: u64,
-}
-
-/// What sizing remembers from one decision to the next. It starts anew with the process; then
-/// nothing shrinks for one full window, because nobody knows what was needed before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Memory {
-    size: u32,
-    since: Timestamp,
-    /// Sizes that were needed and until when, the largest first; the last is the latest reading.
-    needed: VecDeque<(u32, Timestamp)>,
-}
-
-impl Memory {
-    /// Begins at the size that was found.
-    pub const fn resume(now: Timestamp, size: u32) -> Self {
-        Self {
-            size,
-            since: now,
-            needed: VecDeque::new(),
-        }
-    }
-
-    /// The last decision.
-    pub const fn size(&self) -> u32 {
-        self.size
-    }
-
-    fn note(&mut self, now: Timestamp, needed: u32) {
-        let readings = self.needed.len();
-        while self.needed.back().is_some_and(|(size, _)| *size < needed) {
-            self.needed.pop_back();
-        }
-        let nothing_smaller = self.needed.len() == readings;
-        match self.needed.back_mut() {
-            Some((size, until)) if *size == needed => *until = now,
-            Some((_, until)) if nothing_smaller => {
-                // The reading before this one: more was needed up to now, as far as anyone knows.
-                *until = now;
-                self.needed.push_back((needed, now));
-            }
-            _ => self.needed.push_back((needed, now)),
-        }
-    }
-
-    /// The most that was needed within the window, and when that will be less.
-    fn most_needed(&mut self, now: Timestamp, window: Span) -> (u32, Option<Timestamp>) {
-        while self.needed.len() > 1
-            && self
-                .needed
-                .front()
-                .is_some_and(|(_, until)| after(*until, window) <= now)
-        {
-            self.needed.pop_front();
-        }
-        let front = self.needed.front().copied();
-        let ends = front.filter(|_| self.needed.len() > 1);
-        (
-            front.map_or(0, |(size, _)| size),
-            ends.map(|(_, until)| after(until, window)),
-        )
-    }
-}
+/// While the size follows an arrival rate: time until that rate is looked at again.
+const RATE_CHECK: Duration = Duration::from_secs(1);
+/// Time until the reading after a stale one.
+const NEXT_READING: Duration = Duration::from_millis(500);
 
 /// Why a size was chosen: the `reason` label of `persona_scale_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +45,7 @@ impl Cause {
 }
 
 /// The size, and how it came about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// Workers that are wanted.
     pub size: u32,
@@ -124,108 +53,280 @@ pub struct Decision {
     pub cause: Cause,
     /// Why, as a sentence with the numbers it came from.
     pub reason: String,
+    /// Sources that gave no numbers that count, and why.
+    pub blind: Vec<(String, String)>,
+    /// What the queue's part of the decision was computed from.
+    pub inputs: Option<Inputs>,
     /// When to decide again, though nothing else changes.
     pub again_at: Option<Timestamp>,
 }
 
-/// Decides the size of a pool: runnable demand over slots, within minReplicas..maxReplicas, at least
-/// one worker while there is any work, smaller only when no more was needed for idleTimeout, never
-/// smaller on numbers that are missing or stale.
+/// What one source asks for.
+struct Proposal {
+    /// Workers, with their fraction.
+    workers: f64,
+    sentence: String,
+}
+
+/// Decides the size of a pool: the largest that a source asks for, within minReplicas..maxReplicas,
+/// no faster than spec.scaling.behavior allows, at least one worker while there is any work, none
+/// only after idleTimeout without any, and never smaller while a source is missing or stale.
 pub fn desired(
     now: Timestamp,
-    numbers: &Numbers,
+    readings: &[Reading],
     spec: &WorkerPoolSpec,
     memory: &mut Memory,
 ) -> Decision {
-    let decision = match (spec.replicas, numbers) {
-        (Some(size), _) => Decision {
-            size,
-            cause: Cause::Pinned,
-            reason: format!("pinned by spec.replicas {size}"),
-            again_at: None,
-        },
-        (None, Numbers::Fresh(load)) => by_load(now, *load, spec, memory),
-        (None, Numbers::Blind(why)) => blind(why, spec, memory),
+    let mut proposals = Vec::new();
+    let mut blind = Vec::new();
+    let mut inputs = None;
+    let mut spare = 0;
+    for reading in readings {
+        match reading {
+            Reading::Queue(queue) => match memory.hear(now, queue, spec) {
+                Ok(heard) => {
+                    spare = workers(heard.cannot_spare(), spec).ceil() as u32;
+                    proposals.push(by_queue(&heard, queue, spec));
+                    inputs = Some(heard);
+                }
+                Err(why) => blind.push((QUEUE.to_owned(), why.to_owned())),
+            },
+            Reading::External {
+                name,
+                value,
+                target,
+            } => match by_number(name, *value, *target) {
+                Ok(proposal) => {
+                    if proposal.workers > 0.0 {
+                        memory.busy_at = now;
+                    }
+                    proposals.push(proposal);
+                }
+                Err(why) => blind.push((name.clone(), why)),
+            },
+            Reading::Failed { name, why } => blind.push((name.clone(), why.clone())),
+        }
+    }
+    if proposals.is_empty() && blind.is_empty() {
+        blind.push(("metrics".to_owned(), "none is set".to_owned()));
+    }
+    if !blind.is_empty() {
+        memory.busy_at = now;
+    }
+    let largest = proposals
+        .into_iter()
+        .max_by(|a, b| a.workers.total_cmp(&b.workers));
+    let view = View {
+        now,
+        spec,
+        spare,
+        rate: inputs.is_some_and(|inputs: Inputs| inputs.rate > 0.0),
     };
+    let from = memory.size;
+    let mut decision = match (spec.replicas, largest, &*blind) {
+        (Some(size), _, _) => view.pinned(size, memory),
+        (None, Some(largest), []) => view.follow(&largest, memory),
+        (None, largest, blind) => view.hold(largest.as_ref(), blind, memory),
+    };
+    memory.changes.note(now, from, decision.size);
     memory.size = decision.size;
+    decision.blind = blind;
+    decision.inputs = inputs;
     decision
 }
 
-fn blind(why: &str, spec: &WorkerPoolSpec, memory: &Memory) -> Decision {
-    let fallback = spec.scaling.fallback.as_ref().map_or(0, |f| f.replicas);
-    let hold = memory.size.max(fallback);
-    let (size, limit) = bounded(hold, spec);
-    let held = if size > memory.size && fallback >= size {
-        format!("scaling.fallback {fallback}")
-    } else {
-        "holding".to_owned()
+fn by_queue(inputs: &Inputs, queue: &QueueReading, spec: &WorkerPoolSpec) -> Proposal {
+    let need = inputs.need();
+    let sentence = Sentence {
+        inputs,
+        queued: queue.queued,
+        slots_per_worker: spec.slots_per_worker,
+        target_wait: spec.scaling.target_wait,
+        need,
     };
-    Decision {
-        size,
-        cause: if limit.is_some() && size != memory.size {
+    Proposal {
+        workers: workers(need.slots, spec),
+        sentence: sentence.to_string(),
+    }
+}
+
+fn by_number(name: &str, value: f64, target: f64) -> Result<Proposal, String> {
+    let workers = value / target;
+    if !value.is_finite() || workers.is_nan() || target <= 0.0 {
+        return Err(format!(
+            "{value} at {target} a worker is no number of workers"
+        ));
+    }
+    Ok(Proposal {
+        workers: workers.clamp(0.0, f64::from(u32::MAX)),
+        sentence: format!("{name}: {}, {} a worker", Figure(value), Figure(target)),
+    })
+}
+
+fn workers(slots: u64, spec: &WorkerPoolSpec) -> f64 {
+    slots as f64 / f64::from(spec.slots_per_worker.max(1))
+}
+
+/// What all ways to decide look at.
+struct View<'a> {
+    now: Timestamp,
+    spec: &'a WorkerPoolSpec,
+    /// Workers that what waits now needs.
+    spare: u32,
+    /// An arrival rate is in use.
+    rate: bool,
+}
+
+impl View<'_> {
+    fn pinned(&self, size: u32, memory: &mut Memory) -> Decision {
+        memory.lowest.note(self.now, Reverse(size));
+        memory.highest.note(self.now, size);
+        decision(
+            size,
+            Cause::Pinned,
+            format!("pinned by spec.replicas {size}"),
+        )
+    }
+
+    /// A source is missing: it may be the one that asks for most.
+    fn hold(
+        &self,
+        largest: Option<&Proposal>,
+        blind: &[(String, String)],
+        memory: &mut Memory,
+    ) -> Decision {
+        let fallback = self
+            .spec
+            .scaling
+            .fallback
+            .as_ref()
+            .map_or(0, |f| f.replicas);
+        let asked = largest.map_or(0, |proposal| proposal.workers.ceil() as u32);
+        let (size, limit) = bounded(memory.size.max(fallback).max(asked), self.spec);
+        let words = if size > memory.size && asked >= size {
+            largest.map_or_else(String::new, |proposal| proposal.sentence.clone())
+        } else if size > memory.size && fallback >= size {
+            format!("scaling.fallback {fallback}")
+        } else {
+            "holding".to_owned()
+        };
+        let cause = if size > memory.size && asked >= size {
+            Cause::Demand
+        } else if limit.is_some() && size != memory.size {
             Cause::Bounds
         } else {
             Cause::Blind
-        },
-        reason: sentence(&format!("no fresh numbers ({why}): {held}"), limit),
-        again_at: None,
+        };
+        if size > memory.size {
+            memory.highest.note(self.now, size);
+        }
+        let missing: Vec<_> = blind
+            .iter()
+            .map(|(name, why)| format!("{name}: {why}"))
+            .collect();
+        let reason = sentence(
+            &format!("no fresh numbers ({}): {words}", missing.join("; ")),
+            limit,
+        );
+        Decision {
+            again_at: Some(after(self.now, NEXT_READING)),
+            ..decision(size, cause, reason)
+        }
+    }
+
+    fn follow(&self, largest: &Proposal, memory: &mut Memory) -> Decision {
+        let (now, spec) = (self.now, self.spec);
+        let (up, down) = (Rules::up(spec), Rules::down(spec));
+        let idle_at = after_span(memory.busy_at, spec.idle_timeout);
+        let mut times = Vec::new();
+        let (size, bound) = bounded(memory.size, spec);
+
+        let mut wanted = largest.workers.ceil() as u32;
+        if within_tolerance(largest.workers, size, &up, &down) {
+            wanted = size;
+        }
+        memory.lowest.note(now, Reverse(wanted));
+        memory.highest.note(now, wanted);
+        let low = memory.lowest.extreme(now, up.window);
+        let high = memory.highest.extreme(now, down.window);
+        let (low, low_ends) = low.map_or((wanted, None), |(low, ends)| (low.0, ends));
+        let (high, high_ends) = high.unwrap_or((wanted, None));
+        let mut stable = size.max(low).min(high);
+        if stable == 0 && size > 0 && now < idle_at {
+            stable = 1;
+            times.push(idle_at);
+        }
+        let (mut chosen, mut limit) = bounded(stable, spec);
+
+        let mut words = String::new();
+        let (target, _) = bounded(wanted, spec);
+        if chosen > size {
+            let ceiling = up.ceiling(now, size, &memory.changes);
+            if chosen > ceiling {
+                (chosen, limit) = (ceiling, None);
+                words = format!("; limited to {ceiling} by behavior.scaleUp");
+            }
+        } else if chosen < size {
+            let floor = down.floor(now, size, &memory.changes);
+            words = format!("; no more was needed for {}", seconds(down.window));
+            if chosen < floor {
+                (chosen, limit) = (floor, None);
+                words += &format!(", limited to {floor} by behavior.scaleDown");
+            }
+            if chosen < self.spare.min(size) {
+                (chosen, limit) = (self.spare.min(size), None);
+                words += ", and what waits needs it";
+            }
+        } else if target < size {
+            words = format!("; more was needed within {}", seconds(down.window));
+        } else if target > size {
+            words = format!("; less was needed within {}", seconds(up.window));
+        }
+
+        if chosen < target {
+            times.extend(low_ends);
+            times.extend(up.eases_at(now, &memory.changes));
+        } else if chosen > target {
+            times.extend(high_ends.filter(|_| high > wanted));
+            times.extend(down.eases_at(now, &memory.changes));
+        }
+        if self.rate && chosen > floor_of(spec).value {
+            times.push(after(now, RATE_CHECK));
+        }
+        let forced = bound.is_some() && chosen == size && chosen != memory.size;
+        let cause =
+            if forced || limit.is_some_and(|limit| limit.value > stable) && chosen > memory.size {
+                Cause::Bounds
+            } else if chosen < memory.size {
+                Cause::Idle
+            } else {
+                Cause::Demand
+            };
+        Decision {
+            again_at: times.into_iter().filter(|at| *at > now).min(),
+            ..decision(
+                chosen,
+                cause,
+                sentence(&format!("{}{words}", largest.sentence), limit),
+            )
+        }
     }
 }
 
-fn by_load(now: Timestamp, load: Fresh, spec: &WorkerPoolSpec, memory: &mut Memory) -> Decision {
-    let slots = u64::from(spec.slots_per_worker.max(1));
-    let by_demand = load.demand.div_ceil(slots).max(u64::from(load.running > 0));
-    let by_demand = u32::try_from(by_demand).unwrap_or(u32::MAX);
-    let numbers = format!(
-        "demand {} (queued {}, running {}) at {slots} slots a worker",
-        load.demand, load.queued, load.running
-    );
-    memory.note(now, by_demand);
-    let (most, ends) = memory.most_needed(now, spec.idle_timeout);
-    let settled = after(memory.since, spec.idle_timeout);
-    let (wanted, limit) = bounded(by_demand, spec);
-    if wanted >= memory.size {
-        return Decision {
-            size: wanted,
-            cause: cause(limit.filter(|_| wanted > by_demand)),
-            reason: sentence(&numbers, limit),
-            again_at: None,
-        };
-    }
-    let keep = if now < settled {
-        most.max(memory.size)
-    } else {
-        most
-    };
-    let (size, limit) = bounded(keep, spec);
-    let again_at = if now < settled { Some(settled) } else { ends };
-    if size >= memory.size {
-        return Decision {
-            size: size.min(memory.size),
-            cause: Cause::Idle,
-            reason: sentence(
-                &format!("{numbers}; more was needed within {}", spec.idle_timeout),
-                limit,
-            ),
-            again_at,
-        };
-    }
-    let lowered = size == spec.max_replicas && keep > size;
+/// As in the HPA: a ratio of wanted to present workers close to one is no reason to change.
+fn within_tolerance(workers: f64, size: u32, up: &Rules, down: &Rules) -> bool {
+    let ratio = workers / f64::from(size);
+    size > 0 && ratio >= 1.0 - down.tolerance && ratio <= 1.0 + up.tolerance
+}
+
+fn decision(size: u32, cause: Cause, reason: String) -> Decision {
     Decision {
         size,
-        cause: if lowered { Cause::Bounds } else { Cause::Idle },
-        reason: sentence(
-            &format!("{numbers}; no more was needed for {}", spec.idle_timeout),
-            limit,
-        ),
-        again_at,
-    }
-}
-
-const fn cause(floor: Option<Limit>) -> Cause {
-    match floor {
-        Some(_) => Cause::Bounds,
-        None => Cause::Demand,
+        cause,
+        reason,
+        blind: Vec::new(),
+        inputs: None,
+        again_at: None,
     }
 }
 
@@ -236,9 +337,9 @@ struct Limit {
     value: u32,
 }
 
-fn bounded(size: u32, spec: &WorkerPoolSpec) -> (u32, Option<Limit>) {
+fn floor_of(spec: &WorkerPoolSpec) -> Limit {
     let warm = spec.warm_replicas.unwrap_or(0);
-    let floor = if warm > spec.min_replicas {
+    if warm > spec.min_replicas {
         Limit {
             field: "warmReplicas",
             value: warm,
@@ -248,7 +349,11 @@ fn bounded(size: u32, spec: &WorkerPoolSpec) -> (u32, Option<Limit>) {
             field: "minReplicas",
             value: spec.min_replicas,
         }
-    };
+    }
+}
+
+fn bounded(size: u32, spec: &WorkerPoolSpec) -> (u32, Option<Limit>) {
+    let floor = floor_of(spec);
     let ceiling = Limit {
         field: "maxReplicas",
         value: spec.max_replicas,
@@ -269,9 +374,8 @@ fn sentence(numbers: &str, limit: Option<Limit>) -> String {
     }
 }
 
-fn after(time: Timestamp, span: Span) -> Timestamp {
-    time.checked_add(span.as_duration())
-        .unwrap_or(Timestamp::MAX)
+fn seconds(span: Duration) -> crate::api::Span {
+    crate::api::Span::millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! WorkerPool: its pods, made and taken away so that no request is cut short.
 
 mod apply;
+mod disruption;
 mod gpu;
 mod observe;
 mod plan;
 mod status;
-mod template;
+pub mod template;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -22,9 +23,12 @@ use super::context::{is_paused, now};
 use super::{Context, Error, metrics};
 use crate::api::condition::{READY, Verdict, merge};
 use crate::api::{WorkerPool, WorkerPoolStatus};
+use crate::scaling::QUEUE;
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
+/// Until metrics from elsewhere have been asked for once.
+const SOON: Duration = Duration::from_secs(1);
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -50,8 +54,19 @@ pub fn reconcile(
 }
 
 async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Result<Action, Error> {
+    if !cx.sources.have_asked(&pool) {
+        // The first answers wake it sooner.
+        return Ok(Action::requeue(SOON));
+    }
     let observed = observe::observe(cx, pool, now());
     let plan = plan::plan(&observed, memory);
+    if observed.stats.is_ok() && !plan.decision.blind.is_empty() {
+        // The next reading of a queue that counts anew is a fresh one.
+        cx.observer.look(
+            &observed.pool.namespace().unwrap_or_default(),
+            &observed.pool.name_any(),
+        );
+    }
     let applied = apply::apply(cx, &observed, &plan, memory).await;
     // What the plan's effects are is read anew: a created pod counts at once.
     let seen = Observed {
@@ -61,7 +76,15 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     measure(cx, &seen, &plan, &status::count(&seen, memory));
     let written = write_status(cx, &seen, &plan, memory).await?;
     applied?;
-    let times = [plan.again_at, written, memory.refused.until];
+    let disruption = disruption::plan(&seen, &mut memory.disruption);
+    let size = plan.decision.size;
+    disruption::apply(cx, &seen, &disruption, size, &mut memory.disruption).await;
+    let times = [
+        plan.again_at,
+        written,
+        memory.refused.until,
+        disruption.again_at,
+    ];
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }
 
@@ -130,9 +153,11 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
         let wait = Duration::from_millis(stats.oldest_wait_ms).as_secs_f64();
         m.oldest_wait.with_label_values(&labels).set(wait);
     }
+    let mut blind = plan.decision.blind.iter();
     m.blind
         .with_label_values(&[labels[0], labels[1], "queue"])
-        .set(i64::from(o.stats.is_err()));
+        .set(i64::from(blind.any(|(source, _)| source == QUEUE)));
+    sizing(m, &labels, plan);
     set(&m.slots, counts.slots);
     set(&m.desired, u64::from(plan.decision.size));
     // Slots are counts: exact as floats.
@@ -150,6 +175,19 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
         m.workers
             .with_label_values(&[labels[0], labels[1], state])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+/// What the size was computed from.
+fn sizing(m: &metrics::Metrics, labels: &[&str; 2], plan: &plan::Plan) {
+    let Some(inputs) = plan.decision.inputs else {
+        return;
+    };
+    m.arrival_rate.with_label_values(labels).set(inputs.rate);
+    m.service.with_label_values(labels).set(inputs.service);
+    if let Some(limit) = inputs.provider_limit {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        m.provider_limit.with_label_values(labels).set(limit);
     }
 }
 

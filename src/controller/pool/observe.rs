@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::ResourceExt;
 
+use super::gpu;
 use super::template::{Setup, Template, template};
 use crate::api::{SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
 use crate::controller::pods::worker_status;
 use crate::queue::stats::PoolStats;
+use crate::scaling::Reading;
 
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
@@ -30,6 +33,12 @@ pub struct Observed {
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
     pub pods: Vec<PodView>,
+    /// The largest GPU of any node, in MiB, and its product; none without GPUs, or where not known.
+    pub largest_gpu: Option<(u64, String)>,
+    /// Most tasks that its personas may run at once; none = not known.
+    pub concurrency: Option<u64>,
+    /// Its metrics from elsewhere, in the order of its spec.
+    pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
 }
@@ -45,10 +54,14 @@ pub struct PodView {
     pub hash: String,
     /// A node was found for it.
     pub scheduled: bool,
+    /// That node loses its pods.
+    pub node_going: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
     /// It can take requests.
     pub ready: bool,
+    /// From its creation until it was ready, if it is.
+    pub ready_after: Option<Duration>,
     /// It is on its way out.
     pub deleting: bool,
     /// It has ended and will not come back: evicted, or its node failed it. With its words.
@@ -64,10 +77,12 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
     let topology = cx.stores.topology(&namespace);
     let mut credentials: BTreeSet<SecretKeyRef> = BTreeSet::new();
     let mut longest = Span::default();
+    let mut concurrency = 0;
     for persona in cx.stores.personas_of(&namespace) {
         if belongs_to(&persona, &name, topology.as_deref()) {
             credentials.extend(persona.spec.model.api_key_secret_ref.clone());
             longest = longest.max(persona.spec.timeout);
+            concurrency += u64::from(persona.spec.queue.max_concurrency);
         }
     }
     let drain_timeout = pool
@@ -94,11 +109,19 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .pods
             .of(&namespace, &name)
             .iter()
-            .map(|p| view(p))
+            .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
+        largest_gpu: largest_gpu(cx, &pool),
+        concurrency: Some(concurrency),
+        external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
         pool,
     }
+}
+
+fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
+    let labels = gpu::Labels::of(pool.spec.placement.gpu.as_ref()?);
+    cx.nodes.largest_gpu(|node| labels.read(node))
 }
 
 /// Fresh numbers that mean something: the pool is open, and all routes are published.
@@ -117,11 +140,13 @@ fn rounded_up(timeout: Span) -> Span {
     step
 }
 
-fn view(pod: &Pod) -> PodView {
+fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_ref());
     let condition = |name: &str| conditions?.iter().find(|c| c.type_ == name);
     let scheduled = condition("PodScheduled");
+    let ready = condition("Ready").filter(|c| c.status == "True");
     let unschedulable = scheduled
         .filter(|c| c.status == "False" && c.reason.as_deref() == Some("Unschedulable"))
         .map(|c| {
@@ -149,9 +174,11 @@ fn view(pod: &Pod) -> PodView {
             .get(crate::api::names::LABEL_TEMPLATE)
             .cloned()
             .unwrap_or_default(),
-        scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+        scheduled: node.is_some(),
+        node_going: node.is_some_and(is_going),
         unschedulable,
-        ready: condition("Ready").is_some_and(|c| c.status == "True"),
+        ready: ready.is_some(),
+        ready_after: ready_after(pod, ready),
         deleting,
         // A pod that is being deleted ends in one of these phases when its containers have stopped.
         failed: (!deleting && matches!(phase, Some("Failed" | "Succeeded"))).then(|| {
@@ -164,6 +191,13 @@ fn view(pod: &Pod) -> PodView {
         }),
         waiting,
     }
+}
+
+/// Both times are whole seconds.
+fn ready_after(pod: &Pod, ready: Option<&PodCondition>) -> Option<Duration> {
+    let created = pod.metadata.creation_timestamp.as_ref()?;
+    let since = ready?.last_transition_time.as_ref()?;
+    Duration::try_from(since.0.duration_since(created.0)).ok()
 }
 
 #[cfg(test)]
@@ -190,7 +224,7 @@ mod tests {
             },
         }))
         .expect("a pod");
-        let view = view(&pod);
+        let view = view(&pod, |_| false);
         assert_eq!(
             (view.hash.as_str(), view.scheduled, view.ready),
             ("h", false, false)
@@ -209,7 +243,7 @@ mod tests {
                 "metadata": {"name": "p-1", "uid": "u", "deletionTimestamp": deleted},
                 "status": {"phase": "Failed", "reason": "Evicted", "message": "disk"},
             });
-            view(&serde_json::from_value(pod).expect("a pod"))
+            view(&serde_json::from_value(pod).expect("a pod"), |_| false)
         };
         assert_eq!(ended(None).failed.as_deref(), Some("Evicted: disk"));
         let deleted = ended(Some("2026-01-01T00:00:00Z"));

@@ -4,13 +4,16 @@
 //! (atomic with take and claim in the queue), says that nothing runs, and is deleted.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::disruption;
 use super::observe::{Observed, PodView};
+use super::template::follows_queue;
 use crate::api::Span;
 use crate::queue::stats::{PoolStats, WorkerStats};
-use crate::scaling::{self, Candidate, Decision, Fresh, Numbers, victims};
+use crate::scaling::{self, Candidate, Decision, QueueReading, Reading, victims};
 
 /// First and longest pause before a pod that failed is replaced, and after a refused creation.
 const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
@@ -33,6 +36,8 @@ pub struct Memory {
     pub refused: Backoff,
     /// Pods that failed after they were made.
     pub lost: Backoff,
+    /// What others were told of its workers.
+    pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
 }
@@ -83,7 +88,7 @@ impl Backoff {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The size and why.
     pub decision: Decision,
@@ -144,6 +149,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
     remove_failed(o, memory, &mut plan);
+    if !plan.drain.is_empty() {
+        // Those that never took requests may go as soon as they are marked.
+        times.push(o.now);
+    }
     let pauses = [&memory.refused, &memory.lost].map(|backoff| backoff.until);
     times.extend(pauses.into_iter().flatten().filter(|until| *until > o.now));
     plan.again_at = times.into_iter().min();
@@ -156,7 +165,7 @@ struct Fleet<'a> {
     workers: HashMap<&'a str, &'a WorkerStats>,
     /// Of the current template, taking requests or about to.
     current: Vec<&'a PodView>,
-    /// Of an older template, taking requests or about to.
+    /// Of an older template, or on a node that goes; taking requests or about to. They are replaced.
     outdated: Vec<&'a PodView>,
     /// Told to drain, not deleted yet.
     draining: Vec<&'a PodView>,
@@ -204,7 +213,7 @@ impl<'a> Fleet<'a> {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
-            } else if pod.hash == o.template.hash {
+            } else if pod.hash == o.template.hash && !pod.node_going {
                 fleet.current.push(pod);
             } else {
                 fleet.outdated.push(pod);
@@ -230,24 +239,65 @@ impl<'a> Fleet<'a> {
 }
 
 fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
-    let numbers = match &o.stats {
-        Err(why) => Numbers::Blind(why.clone()),
-        Ok(stats) if !stats.open => Numbers::Blind("the pool is not open in the queue yet".into()),
-        Ok(stats) if stats.epoch.is_none() => {
-            Numbers::Blind("personas are being published to the queue".into())
+    let status = o.pool.status.as_ref();
+    let size = memory.size.get_or_insert_with(|| {
+        let found = fleet.current.len() + fleet.outdated.len();
+        let found = u32::try_from(found).unwrap_or(u32::MAX);
+        // What the last process wanted and had no time to make.
+        let wanted = status.map_or(0, |s| u32::try_from(s.desired_replicas).unwrap_or(0));
+        let history = status.map_or(&[][..], |s| &s.history);
+        scaling::Memory::resume(o.now, found.max(wanted), history)
+    });
+    let mut readings = o.external.clone();
+    if follows_queue(&o.pool) {
+        readings.push(reading(o, fleet));
+    }
+    scaling::desired(o.now, &readings, &o.pool.spec, size)
+}
+
+/// The queue's numbers, as sizing takes them.
+fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
+    let stats = match &o.stats {
+        Err(why) => return Reading::no_queue(why),
+        Ok(stats) if !stats.open => {
+            return Reading::no_queue("the pool is not open in the queue yet");
         }
-        Ok(stats) => Numbers::Fresh(Fresh {
-            demand: stats.demand,
-            queued: stats.queued,
-            running: stats.workers.iter().map(|w| u64::from(w.running)).sum(),
-        }),
+        Ok(stats) => stats,
     };
-    let found = fleet.current.len() + fleet.outdated.len();
-    let found = u32::try_from(found).unwrap_or(u32::MAX);
-    let size = memory
-        .size
-        .get_or_insert_with(|| scaling::Memory::resume(o.now, found));
-    scaling::desired(o.now, &numbers, &o.pool.spec, size)
+    let Some(epoch) = stats.epoch.clone() else {
+        return Reading::no_queue("personas are being published to the queue");
+    };
+    let active = fleet.current.iter().chain(&fleet.outdated);
+    let ready = active.filter(|pod| pod.ready).count();
+    let ready = u64::try_from(ready).unwrap_or(u64::MAX);
+    Reading::Queue(QueueReading {
+        at_ms: stats.at_ms,
+        epoch,
+        demand: stats.demand,
+        queued: stats.queued,
+        runnable: stats.runnable,
+        oldest_wait_ms: stats.oldest_wait_ms,
+        running: stats
+            .workers
+            .iter()
+            .map(|w| u64::from(w.running.max(w.reported_running)))
+            .sum(),
+        arrived: stats.arrived,
+        completed: stats.completed,
+        service_sum_ms: stats.service_sum_ms,
+        concurrency: o.concurrency.map(|most| most.max(stats.concurrency)),
+        provider_limit: None,
+        ready_slots: ready.saturating_mul(o.pool.spec.slots_per_worker.into()),
+        lead: lead(&o.pods),
+    })
+}
+
+/// The usual time from the creation of a pod until it is ready: the median, because a pod that was
+/// not ready for a while counts as one that took long.
+fn lead(pods: &[PodView]) -> Option<Duration> {
+    let mut times: Vec<_> = pods.iter().filter_map(|pod| pod.ready_after).collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
 }
 
 /// Pods to add: those who drain are called back first. While a template rolls out, a quarter more
@@ -258,7 +308,7 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
         let back: Vec<_> = fleet
             .draining
             .iter()
-            .filter(|pod| pod.hash == o.template.hash)
+            .filter(|pod| pod.hash == o.template.hash && !pod.node_going)
             .take(missing)
             .map(|pod| pod.uid.clone())
             .collect();

@@ -1,46 +1,67 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::ScalingFallback;
+use crate::api::{Behavior, PolicyType, ScalingFallback, ScalingPolicy, ScalingRules};
 
 fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).expect("in range")
+    Timestamp::from_second(1_000_000 + second).expect("in range")
 }
 
-/// min 1, max 8, 4 slots a worker, idleTimeout 30 s.
+/// min 1, max 8, 4 slots a worker, targetWait 500 ms, idleTimeout 30 s.
 fn spec() -> WorkerPoolSpec {
     WorkerPoolSpec::default()
 }
 
-fn load(demand: u64) -> Numbers {
-    Numbers::Fresh(Fresh {
+fn memory(size: u32) -> Memory {
+    Memory::resume(at(-1000), size, &[])
+}
+
+fn queue(demand: u64) -> QueueReading {
+    QueueReading {
+        epoch: "e".into(),
         demand,
         queued: demand,
-        running: 0,
-    })
+        runnable: demand,
+        ..QueueReading::default()
+    }
 }
 
-fn blind() -> Numbers {
-    Numbers::Blind("Redis is away".into())
+fn load(demand: u64) -> [Reading; 1] {
+    [Reading::Queue(queue(demand))]
 }
 
-fn sized(memory: &mut Memory, second: i64, numbers: &Numbers) -> u32 {
-    desired(at(second), numbers, &spec(), memory).size
+fn blind() -> [Reading; 1] {
+    [Reading::no_queue("Redis is away")]
+}
+
+fn external(value: f64) -> Reading {
+    Reading::External {
+        name: "Prometheus jobs".into(),
+        value,
+        target: 10.0,
+    }
+}
+
+fn sized(memory: &mut Memory, second: i64, readings: &[Reading]) -> u32 {
+    desired(at(second), readings, &spec(), memory).size
 }
 
 #[test]
-fn grows_at_once_to_demand_over_slots_and_says_so() {
-    let mut memory = Memory::resume(at(0), 1);
+fn a_burst_brings_a_slot_a_task_at_once_and_says_how_that_was_computed() {
+    let mut memory = memory(1);
     let decision = desired(at(0), &load(14), &spec(), &mut memory);
     assert_eq!((decision.size, decision.cause), (4, Cause::Demand));
     assert_eq!(
         decision.reason,
-        "demand 14 (queued 14, running 0) at 4 slots a worker"
+        "queued 14, running 0, 0 tasks/s, S 1 s, lead 3 s, 4 slots, target wait 500ms: \
+         14 slots for the backlog"
     );
     let decision = desired(at(1), &load(100), &spec(), &mut memory);
     assert_eq!(decision.size, 8);
     assert!(
-        decision.reason.ends_with("limited by maxReplicas 8"),
+        decision
+            .reason
+            .ends_with("100 slots for the backlog; limited by maxReplicas 8"),
         "{}",
         decision.reason
     );
@@ -48,7 +69,7 @@ fn grows_at_once_to_demand_over_slots_and_says_so() {
 
 #[test]
 fn shrinks_only_to_what_was_not_needed_for_the_idle_timeout() {
-    let mut memory = Memory::resume(at(-100), 1);
+    let mut memory = memory(1);
     assert_eq!(sized(&mut memory, 0, &load(32)), 8);
     assert_eq!(sized(&mut memory, 10, &load(12)), 8);
     let waiting = desired(at(20), &load(0), &spec(), &mut memory);
@@ -56,6 +77,11 @@ fn shrinks_only_to_what_was_not_needed_for_the_idle_timeout() {
         (waiting.size, waiting.again_at),
         (8, Some(at(40))),
         "8 were needed up to 10 s"
+    );
+    assert!(
+        waiting.reason.ends_with("; more was needed within 30s"),
+        "{}",
+        waiting.reason
     );
     assert_eq!(sized(&mut memory, 39, &load(0)), 8);
     assert_eq!(
@@ -67,40 +93,58 @@ fn shrinks_only_to_what_was_not_needed_for_the_idle_timeout() {
     let last = desired(at(50), &load(0), &spec(), &mut memory);
     assert_eq!((last.size, last.cause), (1, Cause::Idle));
     assert!(
-        last.reason.contains("no more was needed for 30s"),
-        "{}",
         last.reason
-    );
-    assert!(
-        last.reason.ends_with("limited by minReplicas 1"),
+            .ends_with("; no more was needed for 30s; limited by minReplicas 1"),
         "{}",
         last.reason
     );
 }
 
 #[test]
-fn zero_only_when_nothing_waits_or_runs() {
+fn zero_only_after_the_idle_timeout_without_any_work() {
     let mut spec = spec();
     spec.min_replicas = 0;
-    let mut memory = Memory::resume(at(-100), 2);
-    let running = Numbers::Fresh(Fresh {
-        demand: 0,
-        queued: 0,
-        running: 1,
+    // Even where the user lets a pool shrink at once.
+    spec.scaling.behavior = Some(Behavior {
+        scale_down: Some(ScalingRules {
+            stabilization_window_seconds: Some(0),
+            ..ScalingRules::default()
+        }),
+        scale_up: None,
     });
+    let mut memory = memory(2);
+    let running = [Reading::Queue(QueueReading {
+        running: 1,
+        ..queue(0)
+    })];
     for second in (0..200).step_by(5) {
         assert!(desired(at(second), &running, &spec, &mut memory).size >= 1);
     }
     for second in (200..225).step_by(5) {
         assert!(desired(at(second), &load(0), &spec, &mut memory).size >= 1);
     }
-    assert_eq!(desired(at(230), &load(0), &spec, &mut memory).size, 0);
-    assert_eq!(desired(at(231), &load(1), &spec, &mut memory).size, 1);
+    // One came and went between two looks.
+    let passed = [Reading::Queue(QueueReading {
+        at_ms: 1,
+        arrived: 1,
+        completed: 1,
+        ..queue(0)
+    })];
+    assert_eq!(desired(at(224), &passed, &spec, &mut memory).size, 1);
+    assert_eq!(desired(at(253), &passed, &spec, &mut memory).size, 1);
+    assert_eq!(desired(at(254), &passed, &spec, &mut memory).size, 0);
+    let again = [Reading::Queue(QueueReading {
+        at_ms: 2,
+        arrived: 2,
+        completed: 1,
+        ..queue(1)
+    })];
+    assert_eq!(desired(at(260), &again, &spec, &mut memory).size, 1);
 }
 
 #[test]
 fn a_new_process_waits_one_window_before_it_shrinks() {
-    let mut memory = Memory::resume(at(0), 6);
+    let mut memory = Memory::resume(at(0), 6, &[]);
     let decision = desired(at(0), &load(0), &spec(), &mut memory);
     assert_eq!((decision.size, decision.again_at), (6, Some(at(30))));
     assert_eq!(sized(&mut memory, 29, &load(0)), 6);
@@ -108,14 +152,111 @@ fn a_new_process_waits_one_window_before_it_shrinks() {
 }
 
 #[test]
+fn a_new_process_goes_on_with_the_speed_limits_of_the_last_one() {
+    let mut spec = spec();
+    spec.scaling.behavior = Some(Behavior {
+        scale_up: Some(ScalingRules {
+            policies: vec![ScalingPolicy {
+                type_: PolicyType::Pods,
+                value: 2,
+                period_seconds: 60,
+            }],
+            ..ScalingRules::default()
+        }),
+        scale_down: None,
+    });
+    let history: Vec<crate::api::ScaleRecord> = serde_json::from_value(serde_json::json!([
+        {"at": at(-20), "from": 2, "to": 4, "reason": ""},
+        {"at": at(-90), "from": 1, "to": 2, "reason": ""},
+    ]))
+    .expect("a history");
+    let mut memory = Memory::resume(at(0), 4, &history);
+    let decision = desired(at(0), &load(100), &spec, &mut memory);
+    assert_eq!((decision.size, decision.again_at), (4, Some(at(40))));
+    assert_eq!(desired(at(40), &load(100), &spec, &mut memory).size, 6);
+}
+
+#[test]
 fn holds_while_blind_and_grows_to_the_fallback() {
-    let mut memory = Memory::resume(at(-100), 5);
+    let mut memory = memory(5);
     let decision = desired(at(0), &blind(), &spec(), &mut memory);
     assert_eq!((decision.size, decision.cause), (5, Cause::Blind));
+    assert_eq!(
+        decision.blind,
+        [("queue".to_owned(), "Redis is away".to_owned())]
+    );
     assert!(decision.reason.contains("Redis is away"));
     let mut spec = spec();
     spec.scaling.fallback = Some(ScalingFallback { replicas: 7 });
     assert_eq!(desired(at(1), &blind(), &spec, &mut memory).size, 7);
+}
+
+#[test]
+fn counters_that_went_back_and_another_epoch_are_stale_and_the_next_reading_counts() {
+    let reading = |at_ms: u64, epoch: &str, arrived: u64| {
+        [Reading::Queue(QueueReading {
+            at_ms,
+            arrived,
+            epoch: epoch.into(),
+            ..queue(0)
+        })]
+    };
+    for (epoch, arrived) in [("e", 0), ("f", 900)] {
+        let mut memory = memory(6);
+        sized(&mut memory, 0, &reading(1000, "e", 500));
+        let lost = desired(
+            at(100),
+            &reading(2000, epoch, arrived),
+            &spec(),
+            &mut memory,
+        );
+        assert_eq!((lost.size, lost.cause), (6, Cause::Blind));
+        assert!(lost.again_at.is_some_and(|again| again < at(102)));
+        let same = desired(
+            at(101),
+            &reading(2000, epoch, arrived),
+            &spec(),
+            &mut memory,
+        );
+        assert_eq!(same.cause, Cause::Blind, "the same reading");
+        assert_eq!(sized(&mut memory, 102, &reading(3000, epoch, arrived)), 1);
+    }
+}
+
+#[test]
+fn of_several_sources_the_largest_wins() {
+    let mut memory = memory(1);
+    let [queue] = load(8);
+    let decision = desired(
+        at(0),
+        &[queue.clone(), external(45.0)],
+        &spec(),
+        &mut memory,
+    );
+    assert_eq!(decision.size, 5);
+    assert_eq!(decision.reason, "Prometheus jobs: 45, 10 a worker");
+    let less = [queue, external(0.0)];
+    assert_eq!(desired(at(1), &less, &spec(), &mut memory).size, 5);
+    assert_eq!(desired(at(31), &less, &spec(), &mut memory).size, 2);
+}
+
+#[test]
+fn a_source_that_fails_keeps_the_size_and_the_others_may_grow_it() {
+    let mut memory = memory(4);
+    let failed = Reading::Failed {
+        name: "Prometheus jobs".into(),
+        why: "it does not answer".into(),
+    };
+    let [none] = load(0);
+    let [much] = load(32);
+    for second in 0..10 {
+        let readings = [none.clone(), failed.clone()];
+        assert_eq!(sized(&mut memory, second * 100, &readings), 4);
+    }
+    let grown = desired(at(1000), &[much, failed], &spec(), &mut memory);
+    assert_eq!((grown.size, grown.cause), (8, Cause::Demand));
+    let nonsense = desired(at(2000), &[external(f64::NAN)], &spec(), &mut memory);
+    assert_eq!((nonsense.size, nonsense.cause), (8, Cause::Blind));
 }
 
 #[test]
@@ -124,7 +265,7 @@ fn pinned_size_is_taken_as_it_is() {
         replicas: Some(20),
         ..spec()
     };
-    let mut memory = Memory::resume(at(0), 3);
+    let mut memory = memory(3);
     let decision = desired(at(0), &blind(), &pinned, &mut memory);
     assert_eq!((decision.size, decision.cause), (20, Cause::Pinned));
 }
@@ -134,15 +275,19 @@ fn warm_replicas_hold_workers_for_who_moves_in() {
     let mut warm = spec();
     warm.min_replicas = 0;
     warm.warm_replicas = Some(2);
-    let mut memory = Memory::resume(at(0), 0);
+    let mut memory = memory(0);
     let decision = desired(at(0), &load(0), &warm, &mut memory);
     assert_eq!((decision.size, decision.cause), (2, Cause::Bounds));
-    assert!(decision.reason.ends_with("limited by warmReplicas 2"));
+    assert!(
+        decision.reason.ends_with("limited by warmReplicas 2"),
+        "{}",
+        decision.reason
+    );
 }
 
 #[test]
 fn lowered_maximum_takes_effect_at_once() {
-    let mut memory = Memory::resume(at(-100), 1);
+    let mut memory = memory(1);
     assert_eq!(sized(&mut memory, 0, &load(32)), 8);
     let low = WorkerPoolSpec {
         max_replicas: 3,
@@ -152,61 +297,134 @@ fn lowered_maximum_takes_effect_at_once() {
     assert_eq!((decision.size, decision.cause), (3, Cause::Bounds));
 }
 
-fn readings() -> impl Strategy<Value = Vec<(u32, Option<u64>)>> {
-    proptest::collection::vec((0u32..20, proptest::option::of(0u64..100)), 1..80)
+#[test]
+fn the_tolerance_keeps_small_changes_out() {
+    let large = WorkerPoolSpec {
+        max_replicas: 100,
+        ..spec()
+    };
+    let mut memory = memory(40);
+    for (second, value, size) in [
+        (0, 361.0, 40),
+        (100, 359.0, 40),
+        (130, 359.0, 36),
+        (200, 361.0, 37),
+        (300, 362.0, 37),
+    ] {
+        let decision = desired(at(second), &[external(value)], &large, &mut memory);
+        assert_eq!(decision.size, size, "{}", decision.reason);
+    }
+}
+
+/// Time passes, a reading each: whether the source answers, waiting and running tasks, new arrivals.
+#[derive(Clone, Debug)]
+struct Step {
+    pause: u32,
+    answers: bool,
+    waiting: u64,
+    running: u64,
+    arrivals: u64,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = (0u32..20, any::<bool>(), 0u64..100, 0u64..40, 0u64..50).prop_map(
+        |(pause, answers, waiting, running, arrivals)| Step {
+            pause,
+            answers,
+            waiting,
+            running,
+            arrivals,
+        },
+    );
+    proptest::collection::vec(step, 1..80)
+}
+
+/// Feeds the steps; for each what was wanted: before, after, and whether it was blind.
+fn play(spec: &WorkerPoolSpec, memory: &mut Memory, steps: &[Step]) -> Vec<(i64, u32, Decision)> {
+    let (mut second, mut arrived) = (0, 0);
+    let mut decisions = Vec::new();
+    for step in steps {
+        second += i64::from(step.pause);
+        arrived += step.arrivals;
+        let before = memory.size();
+        let readings = if step.answers {
+            [Reading::Queue(QueueReading {
+                at_ms: u64::try_from(second).expect("positive") * 1000 + 1,
+                demand: step.waiting + step.running,
+                running: step.running,
+                arrived,
+                ..queue(step.waiting)
+            })]
+        } else {
+            blind()
+        };
+        decisions.push((second, before, desired(at(second), &readings, spec, memory)));
+    }
+    decisions
 }
 
 proptest! {
     #[test]
     fn stays_within_bounds_and_never_shrinks_blind(
-        readings in readings(), min in 0u32..5, extra in 1u32..20, start in 0u32..30
+        steps in steps(), min in 0u32..5, extra in 1u32..20, start in 0u32..30
     ) {
         let spec = WorkerPoolSpec { min_replicas: min, max_replicas: min + extra, ..spec() };
-        let mut memory = Memory::resume(at(0), start);
-        let mut now = 0;
-        for (gap, reading) in readings {
-            now += i64::from(gap);
-            let before = memory.size();
-            let numbers = reading.map_or_else(blind, load);
-            let size = desired(at(now), &numbers, &spec, &mut memory).size;
-            prop_assert!((spec.min_replicas..=spec.max_replicas).contains(&size));
-            if reading.is_none() {
-                prop_assert!(size >= before.min(spec.max_replicas));
+        for (_, before, decision) in play(&spec, &mut memory(start), &steps) {
+            prop_assert!((spec.min_replicas..=spec.max_replicas).contains(&decision.size));
+            if !decision.blind.is_empty() {
+                prop_assert!(decision.size >= before.min(spec.max_replicas));
             }
         }
     }
 
     #[test]
-    fn a_shrink_leaves_what_any_reading_of_the_window_needed(readings in readings()) {
+    fn work_has_a_worker_and_running_tasks_keep_their_slots(steps in steps()) {
         let spec = WorkerPoolSpec { min_replicas: 0, max_replicas: 1000, ..spec() };
-        let mut memory = Memory::resume(at(-1000), 0);
-        let mut now = 0;
-        let mut seen: Vec<(i64, u32)> = Vec::new();
-        for (gap, reading) in readings {
-            now += i64::from(gap);
-            let Some(demand) = reading else { continue };
-            let before = memory.size();
-            let size = desired(at(now), &load(demand), &spec, &mut memory).size;
-            seen.push((now, u32::try_from(demand.div_ceil(4)).expect("small")));
-            if size < before {
-                let needed = seen.iter().filter(|(when, _)| *when > now - 30).map(|(_, n)| *n).max();
-                prop_assert!(Some(size) >= needed, "{size} < {needed:?} in {seen:?}");
+        let mut memory = memory(0);
+        let decisions = play(&spec, &mut memory, &steps);
+        for (step, (_, _, decision)) in steps.iter().zip(decisions) {
+            if step.answers {
+                prop_assert!(u64::from(decision.size) * 4 >= step.running);
+                prop_assert!(decision.size > 0 || step.waiting + step.running == 0);
             }
         }
     }
 
     #[test]
-    fn more_demand_never_asks_for_less(low in 0u64..200, more in 0u64..200, size in 0u32..10) {
-        let mut one = Memory::resume(at(-100), size);
+    fn a_shrink_leaves_what_any_reading_of_the_window_needed(steps in steps()) {
+        let spec = WorkerPoolSpec { min_replicas: 0, max_replicas: 1000, ..spec() };
+        let decisions = play(&spec, &mut memory(0), &steps);
+        let mut needs: Vec<(i64, u32)> = Vec::new();
+        for (second, before, decision) in decisions {
+            let Some(inputs) = decision.inputs else { continue };
+            needs.push((second, u32::try_from(inputs.need().slots.div_ceil(4)).expect("small")));
+            if decision.size < before {
+                let recent = needs.iter().filter(|(at, _)| *at > second - 30);
+                let most = recent.map(|(_, need)| *need).max();
+                // Less only within the tolerance of the size that was there.
+                let most = most.map(|most| most.min(before));
+                prop_assert!(Some(decision.size) >= most, "{decision:?} {needs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn more_that_waits_never_asks_for_less(
+        steps in steps(), waiting in 0u64..200, more in 0u64..200
+    ) {
+        let mut one = memory(3);
+        play(&spec(), &mut one, &steps);
         let mut two = one.clone();
-        let small = desired(at(0), &load(low), &spec(), &mut one).size;
-        let large = desired(at(0), &load(low + more), &spec(), &mut two).size;
-        prop_assert!(large >= small);
+        let last = |waiting| Step { pause: 1, answers: true, waiting, running: 2, arrivals: 0 };
+        let wide = WorkerPoolSpec { max_replicas: 100, ..spec() };
+        let small = play_once(&wide, &mut one, &last(waiting));
+        let large = play_once(&wide, &mut two, &last(waiting + more));
+        prop_assert!(large >= small, "{small} {large}");
     }
 
     #[test]
     fn constant_demand_settles(demand in 0u64..100, start in 0u32..20) {
-        let mut memory = Memory::resume(at(0), start);
+        let mut memory = Memory::resume(at(0), start, &[]);
         let mut sizes = Vec::new();
         for second in 0..120 {
             sizes.push(sized(&mut memory, second, &load(demand)));
@@ -216,4 +434,42 @@ proptest! {
         let expected = u32::try_from(demand.div_ceil(4)).expect("small").clamp(1, 8);
         prop_assert_eq!(memory.size(), expected);
     }
+
+    #[test]
+    fn no_policy_is_exceeded_in_any_period(
+        steps in steps(), pods in 1u32..5, period in 1u32..60
+    ) {
+        let rules = ScalingRules {
+            policies: vec![ScalingPolicy { type_: PolicyType::Pods, value: pods, period_seconds: period }],
+            ..ScalingRules::default()
+        };
+        let mut spec = WorkerPoolSpec { min_replicas: 0, max_replicas: 1000, ..spec() };
+        spec.scaling.behavior = Some(Behavior { scale_up: Some(rules.clone()), scale_down: Some(rules) });
+        let decisions = play(&spec, &mut memory(0), &steps);
+        for (index, (now, before, decision)) in decisions.iter().enumerate() {
+            if decision.size == *before {
+                continue;
+            }
+            let then = decisions[..=index].iter().find(|(at, ..)| now - at < i64::from(period));
+            let (_, start, _) = then.expect("this one");
+            prop_assert!(decision.size.abs_diff(*start) <= pods);
+        }
+    }
+}
+
+fn play_once(spec: &WorkerPoolSpec, memory: &mut Memory, step: &Step) -> u32 {
+    let mut decision = desired(
+        at(10_000),
+        &[Reading::Queue(QueueReading {
+            at_ms: 10_000_000,
+            demand: step.waiting + step.running,
+            running: step.running,
+            arrived: 10_000,
+            ..queue(step.waiting)
+        })],
+        spec,
+        memory,
+    );
+    decision.reason.clear();
+    decision.size
 }

@@ -1,0 +1,179 @@
+//! The arrival rate of a pool, from a counter that is read now and then.
+
+use std::collections::VecDeque;
+
+/// Windows over which arrivals are compared with the rate in use, in seconds.
+const WINDOWS: [f64; 7] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// Time between two counts that are kept, in ms.
+const GRAIN_MS: u64 = 1000;
+/// A constant rate is mistaken for a change this often an hour, for each window.
+const FALSE_ALARMS: f64 = 0.1;
+
+/// The rate of a Poisson stream, held until the stream contradicts it.
+///
+/// An average over the last seconds is quick and never still, one over minutes is still and never
+/// quick. Here the rate in use is held until the number of arrivals in any window of 2 to 128 s is
+/// not one that this rate would bring by chance (generalized likelihood ratio test for the change of
+/// a Poisson rate; M. Basseville, I. Nikiforov, Detection of Abrupt Changes, 2.4.3). The window that
+/// contradicts most says when the rate changed and what it is since; what is older is forgotten.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Arrivals {
+    /// Counts as of moments, the oldest first: (ms, arrivals).
+    counts: VecDeque<(u64, u64)>,
+    /// The last count.
+    last: (u64, u64),
+    /// When the last arrival was noticed, ms.
+    arrived_at: u64,
+    /// Tasks a second.
+    rate: f64,
+}
+
+impl Arrivals {
+    /// Begins to count; the rate in use stays until it is contradicted.
+    pub fn restart(&mut self, at_ms: u64, arrived: u64) {
+        self.counts.clear();
+        self.counts.push_back((at_ms, arrived));
+        self.last = (at_ms, arrived);
+        self.arrived_at = at_ms;
+    }
+
+    /// The counter as of a moment. True if anything arrived since the last one.
+    pub fn count(&mut self, at_ms: u64, arrived: u64) -> bool {
+        if at_ms <= self.last.0 {
+            return false;
+        }
+        let came = arrived > self.last.1;
+        if came {
+            self.arrived_at = at_ms;
+        }
+        self.last = (at_ms, arrived);
+        self.follow();
+        let oldest = at_ms.saturating_sub(ms(WINDOWS[WINDOWS.len() - 1]));
+        while self.counts.front().is_some_and(|(at, _)| *at < oldest) {
+            self.counts.pop_front();
+        }
+        if self
+            .counts
+            .back()
+            .is_none_or(|(at, _)| at + GRAIN_MS <= at_ms)
+        {
+            self.counts.push_back(self.last);
+        }
+        came
+    }
+
+    /// Tasks a second; 0 when none came for `idle_ms`.
+    pub fn rate(&self, idle_ms: u64) -> f64 {
+        if self.last.0.saturating_sub(self.arrived_at) >= idle_ms {
+            0.0
+        } else {
+            self.rate
+        }
+    }
+
+    fn follow(&mut self) {
+        let (at_ms, arrived) = self.last;
+        let strongest = WINDOWS
+            .iter()
+            .filter_map(|window| {
+                let from = at_ms.saturating_sub(ms(*window));
+                let index = self.counts.partition_point(|(at, _)| *at < from);
+                let (since, before) = *self.counts.get(index)?;
+                let seconds = (at_ms - since) as f64 / 1000.0;
+                let came = arrived.saturating_sub(before) as f64;
+                let excess = surprise(came, self.rate * seconds) - limit(*window);
+                (seconds >= window / 2.0 && excess > 0.0).then_some((excess, index, came / seconds))
+            })
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((_, index, rate)) = strongest {
+            self.rate = rate;
+            self.counts.drain(..index);
+        }
+    }
+}
+
+/// ln of the likelihood ratio: how much better the rate that `came` suggests explains it than the
+/// rate that lets `expected` come.
+fn surprise(came: f64, expected: f64) -> f64 {
+    if came <= 0.0 {
+        expected
+    } else {
+        came * (came / expected).ln() - (came - expected)
+    }
+}
+
+/// The surprise that chance brings FALSE_ALARMS times an hour in windows of this length.
+fn limit(window: f64) -> f64 {
+    (3600.0 / window / FALSE_ALARMS).ln()
+}
+
+fn ms(seconds: f64) -> u64 {
+    (seconds * 1000.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tasks that come evenly, looked at four times a second.
+    fn feed(arrivals: &mut Arrivals, seconds: std::ops::Range<u64>, rate: u64) {
+        for tick in seconds.start * 4..seconds.end * 4 {
+            let (at, count) = arrivals.last;
+            arrivals.count(
+                at + 250,
+                count + rate * (tick % 4 + 1) / 4 - rate * (tick % 4) / 4,
+            );
+        }
+    }
+
+    fn begun() -> Arrivals {
+        let mut arrivals = Arrivals::default();
+        arrivals.restart(1_000_000, 77);
+        arrivals
+    }
+
+    #[test]
+    fn finds_a_rate_and_its_changes_within_seconds() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..60, 5);
+        assert!((arrivals.rate(30_000) - 5.0).abs() < 0.5, "{arrivals:?}");
+        feed(&mut arrivals, 60..63, 50);
+        assert!((arrivals.rate(30_000) - 50.0).abs() < 15.0, "{arrivals:?}");
+        feed(&mut arrivals, 63..70, 50);
+        assert!((arrivals.rate(30_000) - 50.0).abs() < 5.0, "{arrivals:?}");
+        feed(&mut arrivals, 70..74, 5);
+        assert!(arrivals.rate(30_000) < 15.0, "{arrivals:?}");
+    }
+
+    #[test]
+    fn a_constant_rate_is_held_still() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..10, 20);
+        let rate = arrivals.rate(30_000);
+        for second in 10..2000 {
+            feed(&mut arrivals, second..second + 1, 20);
+            assert_eq!(arrivals.rate(30_000), rate);
+        }
+    }
+
+    #[test]
+    fn is_nothing_when_nothing_came_for_the_idle_timeout() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..10, 20);
+        let (at, count) = arrivals.last;
+        arrivals.count(at + 29_999, count);
+        assert!(arrivals.rate(30_000) >= 0.0);
+        arrivals.count(at + 30_000, count);
+        assert_eq!(arrivals.rate(30_000), 0.0);
+    }
+
+    #[test]
+    fn the_same_reading_twice_counts_once() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..10, 20);
+        let before = arrivals.clone();
+        let (at, count) = arrivals.last;
+        assert!(!arrivals.count(at, count));
+        assert_eq!(arrivals, before);
+    }
+}

@@ -1,0 +1,338 @@
+//! Load of the queue -> slots. Every number is one that a person can see and check.
+
+use std::fmt;
+
+use super::erlang;
+use crate::api::Span;
+
+/// Share of tasks that may wait longer than targetWait while the load is steady.
+const LATE_SHARE: f64 = 0.01;
+/// Most slots that are ever counted: 10,000 workers of 1,000.
+const MOST_SLOTS: u32 = 10_000_000;
+/// Most servers Erlang's formula is asked for; above, the margin over the load is below 1 %.
+const MOST_SERVERS: u32 = 20_000;
+
+/// What sizing by the queue computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Inputs {
+    /// Sum over the personas of min(queued + running, maxConcurrency).
+    pub demand: u64,
+    /// Tasks that wait and may be taken, now or when one of their persona ends.
+    pub backlog: u64,
+    /// Tasks that its workers run.
+    pub running: u64,
+    /// Slots of workers that take tasks.
+    pub ready_slots: u64,
+    /// Arrivals, tasks a second.
+    pub rate: f64,
+    /// Mean service time, seconds.
+    pub service: f64,
+    /// From the creation of a worker until it is ready, seconds.
+    pub lead: f64,
+    /// How long a task may wait, seconds.
+    pub target_wait: f64,
+    /// Most tasks that may run at once, by maxConcurrency.
+    pub concurrency: Option<u64>,
+    /// Most tasks that its providers answer at once.
+    pub provider_limit: Option<u64>,
+}
+
+/// What asks for the most slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// The arrival rate, by Erlang's formula.
+    Steady,
+    /// Tasks that run.
+    Running,
+    /// Tasks that wait.
+    Backlog,
+    /// maxConcurrency of the personas.
+    Concurrency,
+    /// The providers.
+    Provider,
+}
+
+/// Slots that are needed, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Slots.
+    pub slots: u64,
+    /// What asks for them, or keeps it from being more.
+    pub term: Term,
+}
+
+impl Inputs {
+    /// Slots that are needed (autoscaling.md, "Size"):
+    ///
+    /// ```text
+    /// a      = rate x service                                                   erlangs
+    /// steady = smallest c with P(wait > targetWait) <= 1 % in M/M/c
+    /// late   = backlog + rate x lead - readySlots x lead / service              tasks left when new workers could help
+    /// drain  = a + late x service / max(targetWait, service), 0 if nothing is late
+    /// slots  = max(steady, running, min(drain, demand + rate x lead))
+    /// ```
+    ///
+    /// never above maxConcurrency or what the providers answer at once, and 1 while there is demand.
+    pub fn need(&self) -> Need {
+        let load = self.rate * self.service;
+        let patience = self.target_wait / self.service;
+        let steady = if load < f64::from(MOST_SERVERS) * 0.9 {
+            u64::from(erlang::servers(load, patience, LATE_SHARE, MOST_SERVERS))
+        } else {
+            slots(load * 1.01)
+        };
+        let late = self.late();
+        let drain = if late > 0.0 {
+            let wave = load + late * self.service / self.target_wait.max(self.service);
+            slots(wave.min(self.demand as f64 + self.rate * self.lead))
+        } else {
+            0
+        };
+        let wanted = [
+            (steady, Term::Steady),
+            (self.running, Term::Running),
+            (drain, Term::Backlog),
+        ];
+        let (mut slots, mut term) = wanted
+            .into_iter()
+            .max_by_key(|(slots, _)| *slots)
+            .unwrap_or((0, Term::Steady));
+        let limits = [
+            (self.concurrency, Term::Concurrency),
+            (self.provider_limit, Term::Provider),
+        ];
+        for (limit, name) in limits {
+            // A limit is no reason to leave running tasks.
+            if let Some(limit) = limit.map(|limit| limit.max(self.running))
+                && slots > limit
+            {
+                (slots, term) = (limit, name);
+            }
+        }
+        let busy = self.demand > 0 || self.running > 0;
+        Need {
+            slots: slots.max(u64::from(busy)),
+            term,
+        }
+    }
+
+    /// Tasks that still wait when workers that are made now could help.
+    fn late(&self) -> f64 {
+        if self.backlog == 0 {
+            return 0.0;
+        }
+        let served = self.ready_slots as f64 * self.lead / self.service;
+        (self.backlog as f64 + self.rate * self.lead - served).max(0.0)
+    }
+
+    /// Slots without which the tasks that wait now would wait longer than targetWait from now on.
+    pub fn cannot_spare(&self) -> u64 {
+        slots(self.backlog.min(self.demand) as f64 * self.service / self.target_wait)
+            .min(self.demand)
+    }
+}
+
+fn slots(count: f64) -> u64 {
+    count.ceil().clamp(0.0, f64::from(MOST_SLOTS)) as u64
+}
+
+/// `queued 160, running 32, 12.0 tasks/s, S 0.9 s, lead 2.1 s, 4 slots, target wait 500ms`
+pub struct Sentence<'a> {
+    /// What it was computed from.
+    pub inputs: &'a Inputs,
+    /// All waiting tasks, also those that may not be taken.
+    pub queued: u64,
+    /// Slots a worker.
+    pub slots_per_worker: u32,
+    /// spec.scaling.targetWait.
+    pub target_wait: Span,
+    /// The result.
+    pub need: Need,
+}
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inputs {
+            running,
+            rate,
+            service,
+            lead,
+            ..
+        } = self.inputs;
+        write!(
+            f,
+            "queued {}, running {running}, {} tasks/s, S {} s, lead {} s, {} slots, target wait {}: {} {} {}",
+            self.queued,
+            Figure(*rate),
+            Figure(*service),
+            Figure(*lead),
+            self.slots_per_worker,
+            self.target_wait,
+            self.need.slots,
+            if self.need.slots == 1 {
+                "slot"
+            } else {
+                "slots"
+            },
+            match self.need.term {
+                Term::Steady => "for the arrival rate",
+                Term::Running => "for what runs",
+                Term::Backlog => "for the backlog",
+                Term::Concurrency => "by maxConcurrency",
+                Term::Provider => "by the provider's limit",
+            }
+        )
+    }
+}
+
+/// A number with two figures that count, as people write it.
+pub struct Figure(pub f64);
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = match self.0.abs() {
+            0.0 => 0,
+            size if size < 0.01 => 4,
+            size if size < 0.1 => 3,
+            size if size < 1.0 => 2,
+            size if size < 100.0 => 1,
+            _ => 0,
+        };
+        let text = format!("{:.digits$}", self.0);
+        match text.split_once('.') {
+            Some((whole, part)) if part.bytes().all(|digit| digit == b'0') => f.write_str(whole),
+            Some(_) => f.write_str(text.trim_end_matches('0')),
+            None => f.write_str(&text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quiet() -> Inputs {
+        Inputs {
+            service: 1.0,
+            lead: 2.0,
+            target_wait: 0.5,
+            ..Inputs::default()
+        }
+    }
+
+    #[test]
+    fn a_burst_on_an_empty_pool_asks_for_a_slot_a_task() {
+        let burst = Inputs {
+            demand: 160,
+            backlog: 160,
+            ..quiet()
+        };
+        let need = burst.need();
+        assert_eq!((need.slots, need.term), (160, Term::Backlog));
+        let quick = Inputs {
+            service: 0.05,
+            ..burst
+        };
+        assert_eq!(quick.need().slots, 16, "ten of them one after the other");
+    }
+
+    #[test]
+    fn a_backlog_that_the_workers_finish_before_others_could_help_asks_for_nothing() {
+        let short = Inputs {
+            demand: 30,
+            backlog: 20,
+            running: 10,
+            ready_slots: 10,
+            ..quiet()
+        };
+        assert_eq!(short.need().term, Term::Running);
+        let longer = Inputs {
+            demand: 40,
+            backlog: 30,
+            ..short
+        };
+        assert_eq!(
+            longer.need().slots,
+            10,
+            "10 left in 2 s, and 10 slots are there"
+        );
+    }
+
+    #[test]
+    fn nothing_above_what_may_run_at_once_and_running_tasks_are_never_left() {
+        let limited = Inputs {
+            demand: 160,
+            backlog: 160,
+            concurrency: Some(100),
+            provider_limit: Some(30),
+            ..quiet()
+        };
+        let need = limited.need();
+        assert_eq!((need.slots, need.term), (30, Term::Provider));
+        let running = Inputs {
+            running: 50,
+            ..limited
+        };
+        assert_eq!(running.need().slots, 50);
+    }
+
+    #[test]
+    fn figures_are_short() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.0042, "0.0042"),
+            (0.9, "0.9"),
+            (0.95, "0.95"),
+            (12.0, "12"),
+            (12.34, "12.3"),
+            (160.4, "160"),
+        ] {
+            assert_eq!(Figure(value).to_string(), text);
+        }
+    }
+
+    fn inputs() -> impl Strategy<Value = Inputs> {
+        (
+            0u64..3000,
+            0u64..500,
+            0u64..500,
+            0.0f64..200.0,
+            0.001f64..60.0,
+            0.1f64..60.0,
+        )
+            .prop_map(
+                |(backlog, running, ready_slots, rate, service, lead)| Inputs {
+                    demand: backlog + running,
+                    backlog,
+                    running,
+                    ready_slots,
+                    rate,
+                    service,
+                    lead,
+                    target_wait: 0.5,
+                    ..Inputs::default()
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn more_that_waits_never_needs_less(inputs in inputs(), more in 0u64..1000) {
+            let longer = Inputs { backlog: inputs.backlog + more, demand: inputs.demand + more, ..inputs };
+            prop_assert!(longer.need().slots >= inputs.need().slots);
+        }
+
+        #[test]
+        fn more_workers_that_are_ready_never_need_more(inputs in inputs(), more in 0u64..1000) {
+            let richer = Inputs { ready_slots: inputs.ready_slots + more, ..inputs };
+            prop_assert!(richer.need().slots <= inputs.need().slots);
+        }
+
+        #[test]
+        fn work_needs_at_least_one(inputs in inputs()) {
+            prop_assert!(inputs.need().slots >= u64::from(inputs.demand + inputs.running > 0));
+        }
+    }
+}
