@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, telemetry, worker};
+use persona_operator::{api, controller, gateway, simulator, telemetry, worker};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -38,12 +38,18 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Plays traces of tasks to the autoscaler, KEDA and an HPA on virtual time.
+    Simulate(Box<simulator::Options>),
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     if let Command::Crds { dir } = &cli.command {
         return crds(dir.as_deref());
+    }
+    if let Command::Simulate(options) = &cli.command {
+        print!("{}", simulator::run(options)?);
+        return Ok(());
     }
     telemetry::init_logging(cli.log_format)?;
     rustls::crypto::ring::default_provider()
@@ -62,6 +68,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Gateway(options) => gateway::run(*options, stop).await?,
         Command::Worker(options) => worker::run(*options, stop).await?,
         Command::Crds { dir } => crds(dir.as_deref())?,
+        Command::Simulate(options) => print!("{}", simulator::run(&options)?),
     }
     Ok(())
 }

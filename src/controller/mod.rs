@@ -24,7 +24,7 @@ mod observer;
 mod options;
 mod persona;
 mod pods;
-mod pool;
+pub(crate) mod pool;
 mod routes;
 mod status;
 mod topology;

@@ -2,10 +2,10 @@
 
 mod apply;
 mod gpu;
-mod observe;
-mod plan;
+pub(crate) mod observe;
+pub(crate) mod plan;
 mod status;
-mod template;
+pub(crate) mod template;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

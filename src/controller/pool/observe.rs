@@ -50,6 +50,8 @@ pub struct PodView {
     pub scheduled: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// It can take requests.
     pub ready: bool,
     /// From its creation until it was ready, if it is.
@@ -159,6 +161,7 @@ fn view(pod: &Pod) -> PodView {
             .unwrap_or_default(),
         scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
         unschedulable,
+        created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
         deleting: pod.metadata.deletion_timestamp.is_some(),
