@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Span, WorkerPoolSpec, rules};
 
+/// Sizes of GPUs that are sold, nominal GiB: T4, L4, A100-40, L40S, H100, H100 NVL, H200, B200.
+pub const DEFAULT_GPU_SIZES: [u32; 8] = [16, 24, 40, 48, 80, 96, 141, 192];
+
 /// How a namespace's personas share pools. One a namespace, named `default`.
 #[derive(CustomResource, schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -63,6 +66,14 @@ pub struct PersonaTopologySpec {
     /// How long the number must stay low before going back.
     #[schemars(extend("x-kubernetes-validations" = rules::span("0s", "24h")))]
     pub stabilization: Span,
+    /// Nominal memory in GiB of the GPUs that pools may ask for: a local model gets the smallest that
+    /// holds it. Fixed, so that no pool is renamed when a node comes or goes.
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(range(min = 1, max = 4096)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub gpu_sizes: Vec<u32>,
     /// WorkerPool defaults for the pools it makes.
     pub pool: WorkerPoolSpec,
     /// WorkerPool defaults for pools on GPUs; `pool` where unset.
@@ -77,6 +88,7 @@ impl Default for PersonaTopologySpec {
             thresholds: Thresholds::default(),
             hysteresis: 2,
             stabilization: Span::secs(30),
+            gpu_sizes: DEFAULT_GPU_SIZES.to_vec(),
             pool: WorkerPoolSpec::default(),
             gpu_pool: None,
         }
@@ -226,7 +238,7 @@ pub struct PersonaTopologyStatus {
 pub struct TopologyPool {
     /// Name of the WorkerPool.
     pub name: String,
-    /// Resource class: `api`, `cpu` or `gpu-<memory>`.
+    /// Resource class: `api`, `cpu`, `gpu-24Gi` or, on several GPUs, `gpu-2x80Gi`.
     pub class: String,
     /// Personas assigned to it.
     pub personas: i32,

@@ -213,8 +213,17 @@ pub struct Gpu {
     pub resource_name: String,
     /// DeviceClass for dynamic resource allocation, instead of the extended resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-kubernetes-validations" = rules::object_name("gpu.nvidia.com")))]
     pub device_class_name: Option<String>,
+    /// Driver by which devices of the class name their memory and product. Default: gpu.nvidia.com for
+    /// mig.nvidia.com, else the name of the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = rules::object_name("gpu.nvidia.com")))]
+    pub driver: Option<String>,
+    /// Whose node labels tell of GPUs: `gfd` (feature discovery of NVIDIA, AMD or Intel, by
+    /// resourceName), `gke` or `karpenter`.
+    #[serde(default)]
+    pub node_labels: GpuLabels,
     /// As in a pod; replaces the node affinity that the operator would set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "pod_schema::object::<NodeAffinity>")]
@@ -229,6 +238,8 @@ impl Default for Gpu {
             products: Vec::new(),
             resource_name: default_gpu_resource(),
             device_class_name: None,
+            driver: None,
+            node_labels: GpuLabels::default(),
             node_affinity: None,
         }
     }
@@ -236,6 +247,18 @@ impl Default for Gpu {
 
 fn default_gpu_resource() -> String {
     "nvidia.com/gpu".to_owned()
+}
+
+/// Whose node labels tell of GPUs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuLabels {
+    #[default]
+    Gfd,
+    Gke,
+    Karpenter,
 }
 
 /// When a worker finishes its requests and starts afresh, against leaks.

@@ -13,6 +13,7 @@ use super::context::is_paused;
 use super::pods::Loss;
 use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
+use crate::queue::fleet::Reaped;
 use crate::queue::work::LEASE;
 
 /// Time between two rounds.
@@ -172,6 +173,7 @@ async fn round(cx: &Context, swept: &mut Instant) -> Result<(), Error> {
     if cx.contact.reaps() {
         for namespace in namespaces.keys() {
             let reaped = cx.queue.namespace(namespace)?.reap(BATCH).await?;
+            look_at(cx, namespace, &reaped).await;
             if !reaped.is_empty() {
                 tracing::info!(
                     namespace,
@@ -240,6 +242,7 @@ async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
             (namespace, uid, queue.forget_worker(uid).await?)
         }
     };
+    look_at(cx, namespace, &reaped).await;
     if !reaped.is_empty() {
         tracing::info!(
             namespace,
@@ -249,6 +252,14 @@ async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Personas that have lost workers may be in quarantine now, and say so.
+async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
+    let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
+    for persona in personas {
+        cx.bells.persona(namespace, persona).await;
+    }
 }
 
 /// Compares a namespace's epoch, and sets one once all its personas are published.
@@ -305,7 +316,7 @@ async fn close_pools(cx: &Context, namespace: &str) -> Result<(), Error> {
     let queue = cx.queue.namespace(namespace)?;
     for pool in queue.pools().await? {
         if cx.stores.pool(namespace, &pool).is_none() {
-            let answer = queue.close(&pool).await?;
+            let answer = queue.close(&pool, 0).await?;
             tracing::info!(
                 namespace,
                 pool,

@@ -14,9 +14,11 @@ use super::bells::Bells;
 use super::contact::Contact;
 use super::latest::Latest;
 use super::metrics::Metrics;
+use super::nodes::Nodes;
 use super::observer::Observer;
 use super::pods::Pods;
 use super::routes::Routes;
+use super::sources::Sources;
 use super::{Options, pool, topology};
 use crate::api::{Persona, PersonaTopology, WorkerPool, names};
 use crate::queue::Queue;
@@ -36,8 +38,12 @@ pub struct Context {
     pub stores: Stores,
     /// The worker pods.
     pub pods: Pods,
+    /// Nodes that lose their pods.
+    pub nodes: Nodes,
     /// The latest numbers of pools.
     pub observer: Observer,
+    /// Numbers from elsewhere.
+    pub sources: Sources,
     /// Wake-ups.
     pub bells: Bells,
     /// The state of the queue.

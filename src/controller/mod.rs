@@ -20,12 +20,15 @@ mod fixture;
 mod latest;
 mod leader;
 mod metrics;
+mod nodes;
 mod observer;
 mod options;
 mod persona;
+pub mod plans;
 mod pods;
-pub(crate) mod pool;
+pub mod pool;
 mod routes;
+mod sources;
 mod status;
 mod topology;
 mod watch;
@@ -101,7 +104,9 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         cluster_id,
         stores,
         pods: pods::Pods::default(),
+        nodes: nodes::Nodes::default(),
         observer,
+        sources: sources::Sources::new(options.metric_credentials_dir.clone()),
         bells,
         contact: contact::Contact::default(),
         access: access::Access::new(master),
@@ -145,6 +150,7 @@ async fn work(
     let mut watches = JoinSet::new();
     watch::start(&cx, writers, &mut watches);
     watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
+    watches.spawn(sources::run(cx.clone(), stop.clone()));
     watches.spawn(contact::run(cx.clone(), stop.clone()));
     while !cx.stores.synced() && !stop.is_cancelled() {
         tokio::select! {

@@ -28,6 +28,13 @@ pub struct Options {
     /// File with the password of Redis' default user.
     #[arg(long, env = "PERSONA_QUEUE_ADMIN_PASSWORD_FILE")]
     pub queue_admin_password_file: Option<PathBuf>,
+    /// Folder with credentials for Prometheus and RabbitMQ, a file for each address.
+    #[arg(
+        long,
+        env = "PERSONA_METRIC_CREDENTIALS_DIR",
+        default_value = "/var/run/persona/metric-credentials"
+    )]
+    pub metric_credentials_dir: PathBuf,
     /// Image of worker pods.
     #[arg(long, env = "PERSONA_WORKER_IMAGE")]
     pub worker_image: String,
@@ -41,6 +48,10 @@ pub struct Options {
     /// Watches this namespace only. Default: all.
     #[arg(long, env = "PERSONA_WATCH_NAMESPACE")]
     pub watch_namespace: Option<String>,
+    /// Watches nodes, to replace workers before their node goes. Default: unless one namespace is watched
+    /// only, whose rights do not reach nodes.
+    #[arg(long, env = "PERSONA_WATCH_NODES")]
+    pub watch_nodes: Option<bool>,
     /// Name of this process in the lease and in events.
     #[arg(long, env = "POD_NAME", default_value = "persona-operator")]
     pub pod_name: String,

@@ -4,7 +4,7 @@
 //! in at once, so that no decision is made before the last one's effect is counted. An entry leaves by
 //! a watch's word only, so "gone" is never concluded from absence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -74,6 +74,20 @@ impl Pods {
             .get(&key)
             .map(|pods| pods.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// Namespaces and names of the pools that have pods on these nodes.
+    pub fn pools_on(&self, nodes: &HashSet<String>) -> Vec<(String, String)> {
+        let index = self.lock();
+        let on = |pod: &Arc<Pod>| {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            node.is_some_and(|node| nodes.contains(node))
+        };
+        let pools = index.pools.iter();
+        pools
+            .filter(|(_, pods)| pods.values().any(on))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// Waits until the pods have been listed once.

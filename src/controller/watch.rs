@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
@@ -41,6 +41,13 @@ pub fn start(cx: &Arc<Context>, writers: Writers, tasks: &mut JoinSet<()>) {
     tasks.spawn(follow_kind(cx.clone(), writers.pools, pool));
     tasks.spawn(follow_kind(cx.clone(), writers.topologies, topology));
     tasks.spawn(follow_pods(cx.clone()));
+    let options = &cx.options;
+    if options
+        .watch_nodes
+        .unwrap_or(options.watch_namespace.is_none())
+    {
+        tasks.spawn(follow_nodes(cx.clone()));
+    }
     let cx = cx.clone();
     tasks.spawn(async move {
         let stores = &cx.stores;
@@ -135,6 +142,25 @@ async fn follow_pods(cx: Arc<Context>) {
             }
             Ok(None) => return,
             Err(error) => tracing::warn!(%error, kind = "Pod", "a watch broke, it begins again"),
+        }
+    }
+}
+
+async fn follow_nodes(cx: Arc<Context>) {
+    let nodes: Api<Node> = Api::all(cx.client.clone());
+    let mut events = watcher(nodes, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => {
+                let changed = cx.nodes.hear(&event);
+                for (namespace, pool) in cx.pods.pools_on(&changed) {
+                    cx.bells.pool(&namespace, &pool).await;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => tracing::warn!(%error, kind = "Node", "a watch broke, it begins again"),
         }
     }
 }

@@ -1,6 +1,20 @@
 //! Which resource class of workers a persona's model needs. Pure.
+//!
+//! - [`requirements`] memory of a model, from `parameters` (how many weights), `quantization` (bits of
+//!   each) and its KV cache; `known` has the models whose names do not tell
+//! - [`class`] from memory to a class of workers: `api`, `cpu`, `gpu-24Gi`, `gpu-2x80Gi`
 
-use crate::api::{Persona, Provider};
+pub mod class;
+mod known;
+mod parameters;
+mod quantization;
+pub mod requirements;
+#[cfg(test)]
+mod tests;
+
+use crate::api::{Model, ModelServerKind, Persona, PersonaTopologySpec, Provider};
+pub use class::Class;
+pub use requirements::{Requirements, requirements};
 
 /// Class of workers that run no model themselves: they call an API.
 pub const API: &str = "api";
@@ -12,6 +26,26 @@ pub struct Unplaced {
     pub reason: &'static str,
     /// A sentence that names the field and the mend.
     pub message: String,
+}
+
+/// The class of workers that can run a local model: on CPUs where it fits, else on the GPUs of the
+/// topology's ladder.
+///
+/// # Errors
+/// [`Unplaced`] where its size is not known, or no GPUs hold it.
+pub fn local_class(model: &Model, spec: &PersonaTopologySpec) -> Result<Class, Unplaced> {
+    let server = model.server.as_ref().map(|server| server.kind);
+    // vLLM's image needs a GPU, however small the model.
+    let on_cpu = server != Some(ModelServerKind::Vllm)
+        && class::fits_cpu(&requirements(model, spec.pool.slots_per_worker)?);
+    if on_cpu {
+        return Ok(Class::Cpu);
+    }
+    let pool = spec.gpu_pool.as_ref().unwrap_or(&spec.pool);
+    class::on_gpus(
+        &requirements(model, pool.slots_per_worker)?,
+        &spec.gpu_sizes,
+    )
 }
 
 /// The resource class of a persona (topology.md, "Assignment"): the same answer in every phase,
@@ -36,36 +70,5 @@ pub fn class_of(persona: &Persona) -> Result<String, Unplaced> {
                 model.provider.as_str()
             ),
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn persona(provider: &str, endpoint: Option<&str>) -> Persona {
-        serde_json::from_value(serde_json::json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "Persona",
-            "metadata": {"name": "p"},
-            "spec": {"model": {"provider": provider, "name": "m", "endpoint": endpoint}},
-        }))
-        .expect("a persona")
-    }
-
-    #[test]
-    fn remote_providers_and_endpoints_need_no_model_server() {
-        assert_eq!(class_of(&persona("OpenAI", None)), Ok("api".into()));
-        assert_eq!(
-            class_of(&persona("Ollama", Some("http://ollama:11434"))),
-            Ok("api".into())
-        );
-    }
-
-    #[test]
-    fn local_provider_without_endpoint_is_not_placed_and_says_what_to_set() {
-        let unplaced = class_of(&persona("Ollama", None)).expect_err("not placed");
-        assert_eq!(unplaced.reason, "EndpointRequired");
-        assert!(unplaced.message.contains("spec.model.endpoint"));
     }
 }

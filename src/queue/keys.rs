@@ -47,6 +47,11 @@ impl Keys {
         self.key("pools")
     }
 
+    /// Personas whose tasks took workers along, by the end of their quarantine.
+    pub fn quarantine(&self) -> String {
+        self.key("quarantine")
+    }
+
     /// Hash of a persona: uid, configuration, route, limits, virtual time.
     pub fn persona(&self, persona: &str) -> String {
         self.join("p:", persona)

@@ -52,12 +52,14 @@ pub enum RouteAnswer {
     Routed {
         /// Pool it was in before, if that is another one.
         from: Option<String>,
+        /// Pool it is in now: with [`Target::Unchanged`] perhaps not where the caller thought.
+        pool: Option<String>,
         /// Waiting tasks that came along.
         queued: u64,
     },
     /// A newer epoch has spoken.
     StaleEpoch {
-        /// The epoch of the present route.
+        /// The epoch of the present route, or of the topology that closed a pool last.
         current: u64,
     },
     /// A newer generation of the persona's configuration is registered.
@@ -155,6 +157,7 @@ impl NamespaceQueue {
         Ok(match word.as_str() {
             "routed" => RouteAnswer::Routed {
                 from: Some(reply.text()?).filter(|pool| !pool.is_empty()),
+                pool: Some(reply.text()?).filter(|pool| !pool.is_empty()),
                 queued: reply.next()?,
             },
             "stale_epoch" => RouteAnswer::StaleEpoch {
@@ -242,14 +245,15 @@ impl NamespaceQueue {
             .await?)
     }
 
-    /// Closes a pool that is empty: no members, nothing waiting, nothing running. Idempotent.
+    /// Closes a pool that is empty: no members, nothing waiting, nothing running. Idempotent. From then
+    /// on no route of an epoch before this one enters any pool; 0 where no topology has decided.
     ///
     /// # Errors
     /// When Redis gives no answer.
-    pub async fn close(&self, pool: &str) -> Result<CloseAnswer, QueueError> {
+    pub async fn close(&self, pool: &str, epoch: u64) -> Result<CloseAnswer, QueueError> {
         check_name(pool)?;
         let mut cmd = self.verb("close");
-        let mut reply = self.reply("close", cmd.arg(pool)).await?;
+        let mut reply = self.reply("close", cmd.arg(pool).arg(epoch)).await?;
         let word = reply.text()?;
         Ok(match word.as_str() {
             "closed" => CloseAnswer::Closed,

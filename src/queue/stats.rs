@@ -51,6 +51,8 @@ pub struct PoolStats {
     pub workers: Vec<WorkerStats>,
     /// What its workers were told.
     pub duties: Option<Duties>,
+    /// Personas of the namespace, in any pool, whose requests have taken workers along.
+    pub suspects: u64,
 }
 
 /// A worker as of one moment.
@@ -87,6 +89,9 @@ pub struct PersonaStats {
     pub queued: u64,
     /// Running tasks.
     pub running: u64,
+    /// Until when it is kept from running anything, or was the last time, because its tasks took
+    /// workers along: the queue's clock, in ms. Until one of them ends, or its spec changes.
+    pub quarantined_until_ms: Option<u64>,
 }
 
 impl Queue {
@@ -131,14 +136,16 @@ impl NamespaceQueue {
         let mut pipe = redis::pipe();
         for persona in personas {
             pipe.zcard(self.keys.queued(persona))
-                .scard(self.keys.running(persona));
+                .scard(self.keys.running(persona))
+                .zscore(self.keys.quarantine(), persona);
         }
-        let sizes: Vec<u64> = pipe.query_async(&mut self.queue.manager()).await?;
-        Ok(sizes
-            .chunks_exact(2)
-            .map(|pair| PersonaStats {
-                queued: pair[0],
-                running: pair[1],
+        let numbers: Vec<Option<u64>> = pipe.query_async(&mut self.queue.manager()).await?;
+        Ok(numbers
+            .chunks_exact(3)
+            .map(|found| PersonaStats {
+                queued: found[0].unwrap_or_default(),
+                running: found[1].unwrap_or_default(),
+                quarantined_until_ms: found[2],
             })
             .collect())
     }
@@ -180,6 +187,7 @@ fn pool_stats(mut reply: Reply, namespace: &str, pool: &str) -> Result<PoolStats
             .map(worker_stats)
             .collect::<Result<_, _>>()?,
         duties: duties("stats", &reply.text()?)?,
+        suspects: reply.next()?,
     })
 }
 

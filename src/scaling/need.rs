@@ -7,9 +7,9 @@ use crate::api::Span;
 
 /// Share of tasks that may wait longer than targetWait while the load is steady.
 const LATE_SHARE: f64 = 0.01;
-/// Tasks that are late anyway are worked off in so many rounds: one would need twice the workers for
-/// a few seconds less.
-const WAVES: f64 = 2.0;
+/// Tasks that will have come, and will be late, when new workers could help are worked off in so many
+/// rounds: one would take half as many workers again for a second less.
+const ROUNDS: f64 = 2.0;
 /// Most slots that are ever counted: 10,000 workers of 1,000.
 const MOST_SLOTS: u32 = 10_000_000;
 /// Most servers Erlang's formula is asked for; above, the margin over the load is below 1 %.
@@ -72,8 +72,9 @@ impl Inputs {
     /// ```text
     /// steady = smallest c with P(wait > targetWait) <= 1 % in M/M/c at rate and service
     /// now    = the rate, or what came in the last seconds at the least, if that is more
-    /// late   = backlog + now x lead - ahead / service       tasks left when new workers could help
-    /// drain  = now x service + late x service / (2 max(targetWait, service)), 0 if nothing is late
+    /// late   = backlog - ahead / service                    tasks that wait and that nobody there can begin in time
+    /// more   = now x lead, as far as ahead does not cover it tasks that come until new workers could help
+    /// drain  = now x service + (late + more / 2) x service / max(targetWait, service), 0 if there is neither
     /// slots  = max(steady, running, min(drain, demand + now x lead))
     /// ```
     ///
@@ -87,14 +88,7 @@ impl Inputs {
         } else {
             slots(load * 1.01)
         };
-        let late = self.late();
-        let drain = if late > 0.0 {
-            let wave = late * self.service / (WAVES * self.target_wait.max(self.service));
-            let wave = self.rate_now() * self.service + wave;
-            slots(wave.min(self.demand as f64 + self.rate_now() * self.lead))
-        } else {
-            0
-        };
+        let drain = self.drain();
         let wanted = [
             (steady, Term::Steady),
             (self.running, Term::Running),
@@ -127,13 +121,18 @@ impl Inputs {
         self.rate.max(self.recent)
     }
 
-    /// Tasks that still wait when workers that are made now could help.
-    fn late(&self) -> f64 {
-        if self.backlog == 0 {
-            return 0.0;
-        }
+    fn drain(&self) -> u64 {
         let served = self.ahead / self.service;
-        (self.backlog as f64 + self.rate_now() * self.lead - served).max(0.0)
+        let coming = self.rate_now() * self.lead;
+        let late = self.backlog as f64 + coming - served;
+        if self.backlog == 0 || late <= 0.0 {
+            return 0;
+        }
+        let late_now = (self.backlog as f64 - served).max(0.0);
+        let rounds = late_now + (late - late_now) / ROUNDS;
+        let wave = rounds * self.service / self.target_wait.max(self.service);
+        let drain = self.rate_now() * self.service + wave;
+        slots(drain.min(self.demand as f64 + coming))
     }
 
     /// Slots without which the tasks that wait now would wait longer than targetWait from now on.

@@ -4,18 +4,19 @@ mod oracle;
 mod ours;
 mod outcome;
 mod peers;
+mod pictures;
 mod plot;
 mod report;
 mod trace;
 mod world;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::str::FromStr;
 
 use self::ours::Ours;
 use self::outcome::Outcome;
 use self::peers::{Peer, Settings};
-use self::plot::{COLORS, Plot, Series};
 use self::report::Row;
 use self::trace::{Kind, Trace};
 use self::world::Pool;
@@ -41,7 +42,7 @@ pub struct Options {
     #[arg(long, default_value = "1h")]
     duration: Span,
     /// From the creation of a pod until it is ready.
-    #[arg(long, default_value = "2s")]
+    #[arg(long, default_value = "1s")]
     lead: Span,
     /// spec.slotsPerWorker.
     #[arg(long, default_value_t = 4)]
@@ -132,6 +133,13 @@ impl PolicyKind {
         }
         match self.settings(pool) {
             Some(settings) => {
+                // An HPA is off while its target is at zero; only KEDA wakes it.
+                let min = if settings.wakes() {
+                    pool.min
+                } else {
+                    pool.min.max(1)
+                };
+                let pool = Pool { min, ..pool };
                 let mut peer = Peer::new(settings, pool, seed);
                 (world::run(trace, pool, &mut peer, seed), Vec::new())
             }
@@ -193,6 +201,8 @@ struct Total {
     policy: PolicyKind,
     row: Row,
     run: Outcome,
+    /// Tasks that would run each second if nobody ever waited.
+    load: Rc<[f64]>,
     said: Vec<String>,
 }
 
@@ -202,7 +212,7 @@ struct Total {
 /// A file that cannot be read or written, or is no trace.
 pub fn run(options: &Options) -> Result<String, Error> {
     if let Some(path) = &options.frontier {
-        write(path, &frontier(options)?)?;
+        write(path, &pictures::frontier(options)?)?;
         return Ok(format!("{}\n", path.display()));
     }
     let totals = totals(options, options.pool())?;
@@ -214,7 +224,10 @@ pub fn run(options: &Options) -> Result<String, Error> {
         write(path, &report::csv(&runs))?;
     }
     if let Some(path) = &options.svg {
-        write(path, &plot::svg(&plots(&totals)))?;
+        write(
+            path,
+            &plot::svg(&pictures::plots(&totals, options.slots.max(1))),
+        )?;
     }
     let mut text = String::new();
     for total in totals.iter().filter(|_| options.explain) {
@@ -264,6 +277,7 @@ fn totals(options: &Options, pool: Pool) -> Result<Vec<Total>, Error> {
     for kind in options.traces() {
         let traces = options.make(&kind)?;
         let (oracle, _) = together(PolicyKind::Oracle, &traces, pool, options.seed);
+        let load: Rc<[f64]> = pictures::load(&traces).into();
         let bursts = traces.iter().map(|trace| trace.bursts).sum();
         for policy in &policies {
             let (run, said) = together(*policy, &traces, pool, options.seed);
@@ -280,6 +294,7 @@ fn totals(options: &Options, pool: Pool) -> Result<Vec<Total>, Error> {
                 policy: *policy,
                 row,
                 run,
+                load: load.clone(),
                 said,
             });
         }
@@ -299,103 +314,6 @@ fn together(policy: PolicyKind, traces: &[Trace], pool: Pool, seed: u64) -> (Out
         }
     }
     (all.unwrap_or_default(), sentences)
-}
-
-/// For each trace what is to be done, and the pods of each policy.
-fn plots(totals: &[Total]) -> Vec<Plot> {
-    let mut plots: Vec<Plot> = Vec::new();
-    let mut color = 0;
-    for total in totals {
-        let line = |value: fn(&outcome::Point) -> u64| {
-            let points = total.run.points.iter();
-            points
-                .map(|point| (point.at as f64 / 1000.0, value(point) as f64))
-                .collect()
-        };
-        if plots.last().is_none_or(|plot| plot.title != total.trace) {
-            plots.push(Plot {
-                title: total.trace.clone(),
-                x: "seconds".to_owned(),
-                y: "pods, and tasks a slot".to_owned(),
-                series: Vec::new(),
-                log_y: false,
-                from_x: 0.0,
-            });
-            color = 0;
-        }
-        if let Some(plot) = plots.last_mut() {
-            plot.series.push(Series {
-                name: total.policy.name().to_owned(),
-                points: line(|point| point.pods),
-                color: COLORS[color % COLORS.len()],
-                marks: None,
-            });
-            color += 1;
-        }
-    }
-    plots
-}
-
-/// Late tasks over pod-seconds of all traces together, for several idle timeouts.
-fn frontier(options: &Options) -> Result<String, Error> {
-    let pool = options.pool();
-    let made: Vec<Vec<Trace>> = options
-        .traces()
-        .iter()
-        .map(|kind| options.make(kind))
-        .collect::<Result<_, _>>()?;
-    let sum = |policy: PolicyKind, pool: Pool| {
-        let mut sum = (0, 0, 0);
-        for traces in &made {
-            let (run, _) = together(policy, traces, pool, options.seed);
-            sum.0 += run.pod_ms;
-            sum.1 += run.late(pool.target_wait);
-            sum.2 += run.waits.len() as u64;
-        }
-        sum
-    };
-    let (best, _, _) = sum(PolicyKind::Oracle, pool);
-    let mut series = Vec::new();
-    for (policy, color) in [
-        PolicyKind::Ours,
-        PolicyKind::KedaTuned,
-        PolicyKind::KedaTunedSync1,
-        PolicyKind::HpaTuned,
-    ]
-    .into_iter()
-    .zip(COLORS)
-    {
-        let (mut points, mut marks) = (Vec::new(), Vec::new());
-        for seconds in [5, 10, 20, 30, 60, 120] {
-            let pool = Pool {
-                idle_timeout: seconds * 1000,
-                ..pool
-            };
-            let (pods, late, tasks) = sum(policy, pool);
-            points.push((
-                pods as f64 / best as f64,
-                100.0 * late as f64 / tasks as f64,
-            ));
-            marks.push(format!("{seconds} s"));
-        }
-        series.push(Series {
-            name: policy.name().to_owned(),
-            points,
-            color,
-            marks: Some(marks),
-        });
-    }
-    Ok(plot::svg(&[Plot {
-        title: "What an idle timeout costs and gains, all traces together".to_owned(),
-        x: format!(
-            "pod-seconds over those of the oracle at {}",
-            options.idle_timeout
-        ),
-        y: format!("% of tasks later than {}", options.target_wait),
-        series,
-        log_y: true,
-        from_x: 0.8,
-    }]))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {

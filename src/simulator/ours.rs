@@ -61,6 +61,8 @@ impl Ours {
                 drain_timeout: DRAIN_TIMEOUT,
                 pods: Vec::new(),
                 concurrency: None,
+                external: Vec::new(),
+                largest_gpu: None,
                 stats: Err("not read yet".to_owned()),
                 pool: Arc::new(object),
             },

@@ -28,14 +28,12 @@ pub struct Outcome {
     pub killed: u64,
     /// Pods that were taken away while they ran tasks.
     pub busy_victims: u64,
-    /// Changes of the wanted size.
-    pub changes: u64,
+    /// When the wanted size changed, ms.
+    pub changed_at: Vec<u64>,
     /// How often it began to shrink after it had grown.
     pub turns: u64,
     /// Each second.
     pub points: Vec<Point>,
-    /// When the wanted size last changed, ms.
-    pub last_change: u64,
     size: u32,
     growing: bool,
 }
@@ -55,8 +53,7 @@ impl Outcome {
             return;
         }
         if now > 0 {
-            self.changes += 1;
-            self.last_change = now;
+            self.changed_at.push(now);
             if self.growing && size < self.size {
                 self.turns += 1;
             }
@@ -79,6 +76,11 @@ impl Outcome {
         late.count() as u64
     }
 
+    /// Changes of the wanted size later than this, ms.
+    pub fn changes_after(&self, start: u64) -> u64 {
+        self.changed_at.iter().filter(|at| **at > start).count() as u64
+    }
+
     /// The wait, in ms, that this share of the tasks stays within.
     pub fn quantile(&self, share: f64) -> u64 {
         let mut waits: Vec<u64> = self
@@ -97,9 +99,8 @@ impl Outcome {
         self.waits.extend(&other.waits);
         self.killed += other.killed;
         self.busy_victims += other.busy_victims;
-        self.changes += other.changes;
+        self.changed_at.extend(&other.changed_at);
         self.turns += other.turns;
-        self.last_change = self.last_change.max(other.last_change);
         for (point, more) in self.points.iter_mut().zip(&other.points) {
             point.queued += more.queued;
             point.running += more.running;

@@ -98,6 +98,11 @@ impl Settings {
         }
     }
 
+    /// KEDA is there, and takes the pool to zero and back.
+    pub const fn wakes(&self) -> bool {
+        self.poll != u64::MAX
+    }
+
     fn behavior(&self) -> Behavior {
         let policy = |type_, value, period_seconds| ScalingPolicy {
             type_,

@@ -4,6 +4,9 @@ use std::fmt::Write;
 
 use super::outcome::Outcome;
 
+/// A pool starts at its minimum; it has settled after this, ms.
+const SETTLED: u64 = 120_000;
+
 /// One line of the table.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -23,7 +26,7 @@ pub struct Row {
     pub late: u64,
     /// Waits in seconds: p50, p95, p99.
     pub waits: [f64; 3],
-    /// Changes of the wanted size.
+    /// Changes of the wanted size after the first two minutes.
     pub changes: u64,
     /// How often it began to shrink after it had grown.
     pub reversals: u64,
@@ -53,7 +56,7 @@ impl Row {
             pod_seconds: seconds(run.pod_ms),
             late: run.late(target),
             waits: [0.5, 0.95, 0.99].map(|share| seconds(run.quantile(share))),
-            changes: run.changes,
+            changes: run.changes_after(SETTLED),
             reversals: run.turns,
             busy_victims: run.busy_victims,
             killed: run.killed,

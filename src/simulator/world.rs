@@ -194,7 +194,7 @@ impl World {
         let Some(pod) = self.pods.get_mut(&number) else {
             return;
         };
-        if pod.takes == !on {
+        if pod.takes != on {
             return;
         }
         pod.takes = !on;

@@ -113,10 +113,16 @@ impl Cluster {
 
     /// Makes a namespace with a unique name, ready to take pods.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
-        let client = self.client().await?;
         let name = format!("{prefix}-{:08x}", rand::random::<u32>());
+        self.create_namespace(&name).await?;
+        Ok(name)
+    }
+
+    /// Makes the namespace `name`, ready to take pods; an error when it is there already.
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        let client = self.client().await?;
         let metadata = ObjectMeta {
-            name: Some(name.clone()),
+            name: Some(name.to_owned()),
             ..ObjectMeta::default()
         };
         let namespace = Namespace {
@@ -126,9 +132,9 @@ impl Cluster {
         Api::all(client.clone())
             .create(&PostParams::default(), &namespace)
             .await
-            .context("cannot create a namespace")?;
+            .with_context(|| format!("cannot create namespace {name}"))?;
         // Pods are refused until the controller manager has made it.
-        let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
+        let accounts: Api<ServiceAccount> = Api::namespaced(client, name);
         let made = watcher(
             accounts,
             watcher::Config::default().fields("metadata.name=default"),
@@ -142,7 +148,7 @@ impl Cluster {
         tokio::time::timeout(Duration::from_secs(60), first)
             .await
             .with_context(|| format!("namespace {name} got no default service account"))?;
-        Ok(name)
+        Ok(())
     }
 
     /// kubectl of the cluster's version, talking to this cluster.

@@ -45,6 +45,8 @@ pub struct FakeNode {
     pub cpu: String,
     pub memory: String,
     pub gpu: Option<FakeGpu>,
+    /// Extended resources besides those GPUs, like slices of one or another maker's, with their numbers.
+    pub devices: BTreeMap<String, u32>,
     /// Besides those every node has and those of its GPUs.
     pub labels: BTreeMap<String, String>,
 }
@@ -68,6 +70,7 @@ impl FakeNode {
             cpu: "16".into(),
             memory: "64Gi".into(),
             gpu: None,
+            devices: BTreeMap::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -144,6 +147,11 @@ impl FakeNode {
             ]);
             resources.insert("nvidia.com/gpu".to_owned(), Quantity(gpu.count.to_string()));
             taints.push(no_schedule("nvidia.com/gpu", "present"));
+        }
+        for (name, count) in &self.devices {
+            resources.insert(name.clone(), Quantity(count.to_string()));
+            let domain = name.split('/').next().unwrap_or_default();
+            taints.push(no_schedule(&format!("{domain}/gpu"), "present"));
         }
         labels.extend(self.labels.clone());
         Node {

@@ -33,6 +33,7 @@ pub fn all(root: bool) -> Vec<Package> {
         crate::venv::PYTHON,
         crate::image::CERTIFICATES,
         crate::prometheus::PACKAGES,
+        crate::rabbitmq::PACKAGES,
     ];
     let for_root = [crate::real_node::PACKAGES, crate::image::MUSL, BUILDAH];
     let mut all = groups.concat();

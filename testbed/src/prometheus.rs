@@ -1,5 +1,7 @@
 //! A real Prometheus as a child process: Debian's, without the service that its package brings.
 
+mod pods;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::pods::Pods;
 use crate::component::{Component, Spec};
 use crate::net::Port;
 use crate::packages::{self, Package};
@@ -29,7 +32,7 @@ pub struct PrometheusOptions {
     /// Job name -> addresses with `/metrics`.
     pub jobs: BTreeMap<String, Vec<SocketAddr>>,
     /// Cluster whose pods are scraped as their `prometheus.io/` annotations say, in the job `pods` with
-    /// labels `pod`, `pod_namespace` and `component`.
+    /// labels `pod`, `pod_namespace` and, where the pod has it, `component`.
     pub kubeconfig: Option<PathBuf>,
 }
 
@@ -57,6 +60,7 @@ impl Sample {
 pub struct Prometheus {
     component: Component,
     port: Port,
+    _pods: Option<Pods>,
     _data: DataDir,
 }
 
@@ -73,7 +77,15 @@ impl Prometheus {
         let data = run.data(&name)?;
         let port = Port::free()?;
         let config = data.path().join("prometheus.yml");
-        std::fs::write(&config, serde_norway::to_string(&config_of(&options))?)?;
+        let targets = data.path().join("pods.json");
+        let pods = match &options.kubeconfig {
+            Some(kubeconfig) => Some(Pods::follow(kubeconfig, targets.clone()).await?),
+            None => None,
+        };
+        std::fs::write(
+            &config,
+            serde_norway::to_string(&config_of(&options, &targets))?,
+        )?;
         let listen = format!("127.0.0.1:{}", port.number());
         let spec = Spec::new(
             name,
@@ -90,6 +102,7 @@ impl Prometheus {
         Ok(Self {
             component,
             port,
+            _pods: pods,
             _data: data,
         })
     }
@@ -156,39 +169,19 @@ async fn program() -> Result<PathBuf> {
     }
 }
 
-fn config_of(options: &PrometheusOptions) -> Value {
+fn config_of(options: &PrometheusOptions, pods: &Path) -> Value {
     let interval = format!("{}ms", INTERVAL.as_millis());
     let fixed = options.jobs.iter().map(|(job, addresses)| {
         let targets: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         json!({"job_name": job, "static_configs": [{"targets": targets}]})
     });
-    let pods = options.kubeconfig.as_deref().map(annotated_pods);
+    let pods = options
+        .kubeconfig
+        .iter()
+        .map(|_| json!({"job_name": "pods", "file_sd_configs": [{"files": [pods]}]}));
     json!({
         "global": {"scrape_interval": interval, "scrape_timeout": interval},
         "scrape_configs": fixed.chain(pods).collect::<Vec<_>>(),
-    })
-}
-
-/// Scrapes pods as their annotations say, the way most installations are configured to.
-fn annotated_pods(kubeconfig: &Path) -> Value {
-    let pod = |name: &str| format!("__meta_kubernetes_pod_{name}");
-    let copy = |from: String, to: &str| json!({"source_labels": [from], "target_label": to});
-    json!({
-        "job_name": "pods",
-        "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": kubeconfig}],
-        "relabel_configs": [
-            {"action": "keep", "source_labels": [pod("annotation_prometheus_io_scrape")], "regex": "true"},
-            {"action": "keep", "source_labels": [pod("phase")], "regex": "Running"},
-            copy(pod("annotation_prometheus_io_path"), "__metrics_path__"),
-            {
-                "source_labels": [pod("ip"), pod("annotation_prometheus_io_port")],
-                "separator": ":",
-                "target_label": "__address__",
-            },
-            copy(pod("name"), "pod"),
-            copy("__meta_kubernetes_namespace".to_owned(), "pod_namespace"),
-            copy(pod("label_app_kubernetes_io_component"), "component"),
-        ],
     })
 }
 

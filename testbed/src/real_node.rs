@@ -254,6 +254,25 @@ impl RealNode {
         &self.dns
     }
 
+    /// Kills a container's first process with SIGKILL. `id` is the `containerID` of a pod's status.
+    ///
+    /// # Errors
+    /// There is no such container, or it does not run.
+    pub async fn kill_container(&self, id: &str) -> Result<()> {
+        let id = id.trim_start_matches("containerd://");
+        let mut command = Command::from(self.sandbox.command("ctr"));
+        command.args([
+            "--namespace",
+            "k8s.io",
+            "tasks",
+            "kill",
+            "--signal",
+            "SIGKILL",
+            id,
+        ]);
+        run(command, &format!("kill container {id}")).await
+    }
+
     /// A command that runs in the node's namespaces, such as `iptables-save` or `crictl`.
     pub fn command(&self, program: &str) -> std::process::Command {
         self.sandbox.command(program)
@@ -273,15 +292,20 @@ fn is_ready(node: &Node) -> bool {
 /// `path` is as the node sees it.
 async fn import(sandbox: &Sandbox, path: &str) -> Result<()> {
     let mut command = Command::from(sandbox.command("ctr"));
-    command
-        .args(["--namespace", "k8s.io", "images", "import", path])
-        .kill_on_drop(true);
-    let output = command.output().await.context("cannot run ctr")?;
+    command.args(["--namespace", "k8s.io", "images", "import", path]);
+    run(command, &format!("import {path}")).await
+}
+
+/// Runs ctr; `what` is for the error.
+async fn run(mut ctr: Command, what: &str) -> Result<()> {
+    let output = ctr
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot run ctr")?;
     if !output.status.success() {
-        bail!(
-            "cannot import {path}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot {what}: {}", words.trim());
     }
     Ok(())
 }

@@ -111,7 +111,10 @@ impl Stack {
                 node.forward(model.address().port())?;
             }
             if self.options.operator {
-                timed("operator's image", node.import_operator()).await?;
+                // With Redis, so that the chart can be installed.
+                let images =
+                    async { futures::try_join!(node.import_operator(), node.import_redis()) };
+                timed("images", images).await?;
             }
         }
         Ok(())

@@ -16,7 +16,7 @@ fn files_in_crds_are_those_the_types_make() -> Result<()> {
         let file = root().join("crds").join(&name);
         assert!(
             fs::read_to_string(file).is_ok_and(|there| there == text),
-            "crds/{name} is stale: run cargo run -- crds --dir crds"
+            "crds/{name} is stale: run cargo run -p persona-operator -- crds --dir crds"
         );
     }
     Ok(())

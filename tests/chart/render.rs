@@ -25,7 +25,7 @@ fn definitions_in_the_chart_are_those_the_types_make() -> Result<()> {
         let file = folder().join("files/crds").join(&name);
         assert!(
             fs::read_to_string(file).is_ok_and(|there| there == text),
-            "{name} of the chart is stale: run cargo run -- crds --dir charts/persona-operator/files/crds"
+            "{name} of the chart is stale: run cargo run -p persona-operator -- crds --dir charts/persona-operator/files/crds"
         );
     }
     Ok(())

@@ -50,9 +50,17 @@ impl Operator {
 
     /// As [`Self::start`], with more settings of the controller.
     pub async fn start_with(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        testbed::install_crypto();
-        let cluster = Cluster::shared().await?;
         node().await?;
+        Self::start_in(Cluster::shared().await?, name, settings).await
+    }
+
+    /// As [`Self::start_with`], in a cluster that has nodes of its own.
+    pub async fn start_in(
+        cluster: &Cluster,
+        name: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        testbed::install_crypto();
         let client = cluster.client().await?;
         install_crds(&client).await?;
         let namespace = cluster.namespace(name).await?;
@@ -321,10 +329,7 @@ pub fn reason<K: serde::Serialize>(object: &K, type_: &str) -> Option<String> {
 pub async fn node() -> Result<&'static ProcessNode> {
     static NODE: OnceCell<Result<ProcessNode, String>> = OnceCell::const_new();
     let join = async || {
-        let images = [("persona.test/".to_owned(), PathBuf::from(PROGRAM))];
-        let options = ProcessNodeOptions::new("workers", images);
-        let cluster = Cluster::shared().await;
-        let node = async { cluster?.join_process_node(options).await };
+        let node = async { join_node(Cluster::shared().await?, "workers").await };
         node.await.map_err(|error| format!("{error:#}"))
     };
     NODE.get_or_init(join)
@@ -333,31 +338,30 @@ pub async fn node() -> Result<&'static ProcessNode> {
         .map_err(|error| anyhow!(error.clone()))
 }
 
+/// Joins a process node that runs workers.
+pub async fn join_node(cluster: &Cluster, name: &str) -> Result<ProcessNode> {
+    let images = [("persona.test/", PROGRAM), ("sleeper.test/", "/bin/sleep")];
+    let images = images.map(|(image, program)| (image.to_owned(), PathBuf::from(program)));
+    cluster
+        .join_process_node(ProcessNodeOptions::new(name, images))
+        .await
+}
+
 async fn install_crds(client: &Client) -> Result<()> {
-    static DONE: OnceCell<()> = OnceCell::const_new();
-    DONE.get_or_try_init(async || {
-        use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-        let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-        let params = PatchParams::apply("tests").force();
-        for definition in crds() {
-            let name = definition["metadata"]["name"]
-                .as_str()
-                .context("a definition without a name")?
-                .to_owned();
-            definitions
-                .patch(&name, &params, &Patch::Apply(&definition))
-                .await?;
-            let established = kube::runtime::conditions::is_crd_established();
-            tokio::time::timeout(
-                PATIENCE,
-                await_condition(definitions.clone(), &name, established),
-            )
-            .await??;
-        }
-        anyhow::Ok(())
-    })
-    .await
-    .copied()
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let params = PatchParams::apply("tests").force();
+    for definition in crds() {
+        let name = definition["metadata"]["name"].as_str();
+        let name = name.context("a definition without a name")?;
+        definitions
+            .patch(name, &params, &Patch::Apply(&definition))
+            .await?;
+        let established = kube::runtime::conditions::is_crd_established();
+        let waiting = await_condition(definitions.clone(), name, established);
+        tokio::time::timeout(PATIENCE, waiting).await??;
+    }
+    Ok(())
 }
 
 /// Sets what `more` has in `base`.

@@ -3,8 +3,10 @@
 mod crashes;
 mod harness;
 mod moves;
+mod nodes;
 mod personas;
 mod pools;
+mod sources;
 mod topology;
 
 use testbed::upstream;

@@ -75,7 +75,7 @@ async fn works(queue: &Queue, ns: &NamespaceQueue) {
         let answer = ns.enqueue(&task).await.expect("an answer");
         assert!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
     };
-    let worker = crate::support::Worker {
+    let worker = crate::worker::Worker {
         ns: ns.clone(),
         uid: "w".into(),
         instance: format!("w-{}", rand::random::<u32>()),
@@ -143,7 +143,7 @@ async fn a_namespaces_user_has_no_way_into_another_namespace() {
     denied(other.output("t", None).await);
     denied(other.config("p").await);
     denied(other.claim("t", "w").await);
-    let worker = crate::support::Worker {
+    let worker = crate::worker::Worker {
         ns: other.clone(),
         ..q.unregistered("w", "pool", 1)
     };
@@ -379,7 +379,7 @@ async fn users_are_gone_after_a_restart_and_can_be_set_again_under_a_live_client
     let mut control = ns.control("w2").await.expect("listening");
     let task = Enqueue::new("p", "after", PAYLOAD);
     ns.enqueue(&task).await.expect("queued");
-    let worker = crate::support::Worker {
+    let worker = crate::worker::Worker {
         ns: ns.clone(),
         ..q.unregistered("w2", "pool", 1)
     };

@@ -94,7 +94,7 @@ impl World {
             .collect::<Vec<_>>();
         let running = self.m.leased(number).len() as u64;
         let queued: usize = members.iter().map(|id| self.m.queue(*id).len()).sum();
-        let answer = self.q.ns.close(&pool(number)).await.expect("an answer");
+        let answer = self.q.ns.close(&pool(number), 0).await.expect("an answer");
         if members.is_empty() && running == 0 {
             assert_eq!(answer, CloseAnswer::Closed);
             self.m.pools[number] = Pool::default();
@@ -141,7 +141,16 @@ impl World {
         }
         let queued = self.m.queue(id).len() as u64;
         let from = from.map(pool);
-        assert_eq!(answer, RouteAnswer::Routed { from, queued });
+        let now = to.map(pool);
+        let expected = RouteAnswer::Routed {
+            from,
+            pool: now,
+            queued,
+        };
+        assert_eq!(answer, expected);
+        if self.m.personas[id].registered {
+            self.m.acquit(id);
+        }
         let p = &mut self.m.personas[id];
         p.registered = true;
         if p.hold == Hold::Over {
@@ -197,7 +206,7 @@ impl World {
         self.m.leave(id);
         let p = &mut self.m.personas[id];
         (p.registered, p.removed, p.hold) = (false, true, Hold::Awake);
-        (p.arrived, p.completed) = (0, 0);
+        (p.arrived, p.completed, p.lost) = (0, 0, 0);
     }
 
     /// The numbers that autoscaling reads.

@@ -7,7 +7,8 @@ use persona_operator::queue::submit::{Enqueue, TaskState};
 use persona_operator::queue::task::{Chunk, OutcomeKind};
 use persona_operator::queue::work::{Emission, Fenced, LEASE, ReleaseReason, Taken};
 
-use crate::support::{Fixture, PAYLOAD, Worker, completed, fixture, persona};
+use crate::support::{Fixture, PAYLOAD, completed, fixture, persona};
+use crate::worker::Worker;
 
 /// One persona with one streamed task, taken by `worker`.
 async fn taken_by(q: &Fixture, worker: &Worker) -> Taken {
@@ -38,7 +39,7 @@ pub async fn changes_nothing(q: &Fixture, zombie: &Worker, task: &Taken) {
         assert_eq!(released.expect("an answer"), Fenced::Lost);
     }
     let renewed = zombie.renew(&[task]).await.expect("an answer");
-    assert_eq!(renewed.lost, std::slice::from_ref(&task.task));
+    assert_eq!(renewed.lost, [task.task.as_str()]);
     assert_eq!(zombie.try_finish(task).await, Fenced::Lost);
     assert_eq!(
         q.ns.output(&task.task, None).await.expect("an answer"),

@@ -15,7 +15,8 @@ use rand::RngExt;
 use tokio::time::Instant;
 
 use crate::history::{History, Span};
-use crate::support::{Fixture, PAYLOAD, PersonaSpec, Worker, connect, fixture, persona, soon};
+use crate::support::{Fixture, PAYLOAD, PersonaSpec, connect, fixture, persona, soon};
+use crate::worker::Worker;
 
 const PERSONAS: usize = 8;
 const WORKERS: usize = 4;

@@ -20,6 +20,8 @@ pub const LANES: [&str; 2] = ["-", "key/a"];
 pub const SERVES: [usize; 3] = [2, 1, 2];
 pub const MAX_LENGTH: usize = 6;
 pub const MAX_ATTEMPTS: u32 = 2;
+/// Workers lost alone in a row that bring a persona of a shared pool into quarantine.
+const QUARANTINE: u32 = 3;
 
 /// Lane of a persona, as a place in [`LANES`].
 pub fn lane(persona: usize) -> usize {
@@ -50,6 +52,8 @@ pub struct Persona {
     pub hold: Hold,
     pub arrived: u64,
     pub completed: u64,
+    /// Workers that were lost with a task of it alone, since one ended.
+    pub lost: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +136,7 @@ impl Model {
             hold: Hold::Awake,
             arrived: 0,
             completed: 0,
+            lost: 0,
         };
         Self {
             pools: vec![Pool::default(); POOLS],
@@ -175,8 +180,32 @@ impl Model {
     }
 
     pub fn solo_waits(&self) -> bool {
-        let waits = |task: &Task| task.state == State::Queued && task.solo;
-        self.tasks.values().any(waits)
+        let waits = |id: &&String| self.tasks[*id].state == State::Queued && self.is_solo(id);
+        self.tasks.keys().any(|id| waits(&id))
+    }
+
+    /// The task, or all of its persona's, must run alone.
+    pub fn is_solo(&self, id: &str) -> bool {
+        let task = &self.tasks[id];
+        task.solo || self.personas[task.persona].lost >= QUARANTINE
+    }
+
+    /// A worker survived a task of the persona, or its configuration is another one.
+    pub fn acquit(&mut self, persona: usize) {
+        let p = &mut self.personas[persona];
+        if std::mem::take(&mut p.lost) >= QUARANTINE {
+            p.hold = Hold::Awake;
+        }
+    }
+
+    fn suspect(&mut self, persona: usize) {
+        let pool = self.personas[persona].pool;
+        let members = self.personas.iter().filter(|p| p.pool == pool).count();
+        let p = &mut self.personas[persona];
+        p.lost += 1;
+        if p.lost >= QUARANTINE && pool.is_some() && members > 1 {
+            p.hold = Hold::Long;
+        }
     }
 
     pub fn may_run(&self, persona: usize) -> bool {
@@ -289,6 +318,10 @@ impl Model {
             panic!("{id} does not run");
         };
         task.solo = true;
+        let persona = task.persona;
+        if run.alone && !self.orphan(id) {
+            self.suspect(persona);
+        }
         self.resume(id, run.alone)
     }
 

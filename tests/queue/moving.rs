@@ -17,7 +17,14 @@ async fn queued_tasks_come_along_and_running_ones_finish_where_they_are() {
     let running = old.takes(2, &["t0", "t1"]).await;
     let answer = q.try_route(&persona("p").pool("new").concurrency(3)).await;
     let from = Some("old".to_owned());
-    assert_eq!(answer, RouteAnswer::Routed { from, queued: 4 });
+    assert_eq!(
+        answer,
+        RouteAnswer::Routed {
+            from,
+            pool: Some("new".to_owned()),
+            queued: 4
+        }
+    );
     old.takes(0, &[]).await;
     // The limit counts what still runs in the old pool.
     let new = q.worker("n", "new", 8).await;

@@ -57,7 +57,7 @@ async fn a_pool_that_is_not_open_takes_nobody_in() {
     assert_eq!(refused, RouteAnswer::ClosedPool);
     assert_eq!(q.ns.registration("p").await.expect("an answer"), None);
     assert_eq!(
-        q.ns.close("a").await.expect("an answer"),
+        q.ns.close("a", 0).await.expect("an answer"),
         CloseAnswer::Closed
     );
     let refused = q.try_route(&persona("p").pool("a")).await;
@@ -77,6 +77,7 @@ async fn a_persona_without_a_pool_accepts_tasks_and_runs_them_once_it_has_one() 
     let answer = q.try_route(&persona("p")).await;
     let expected = RouteAnswer::Routed {
         from: None,
+        pool: Some("pool".to_owned()),
         queued: 2,
     };
     assert_eq!(answer, expected);
@@ -97,6 +98,7 @@ async fn limits_change_without_a_move_and_nowhere_takes_a_persona_out_of_its_poo
         answer,
         RouteAnswer::Routed {
             from: None,
+            pool: Some("pool".to_owned()),
             queued: 6
         }
     );
@@ -104,7 +106,14 @@ async fn limits_change_without_a_move_and_nowhere_takes_a_persona_out_of_its_poo
     w.takes(8, &["t0", "t1", "t2"]).await;
     let answer = q.try_route(&persona("p").nowhere().generation(3)).await;
     let from = Some("pool".to_owned());
-    assert_eq!(answer, RouteAnswer::Routed { from, queued: 3 });
+    assert_eq!(
+        answer,
+        RouteAnswer::Routed {
+            from,
+            pool: None,
+            queued: 3
+        }
+    );
     q.ns.reap_worker("w").await.expect("reaped");
     w.takes(8, &[]).await;
     assert_eq!(q.stats("pool").await.members, 0);
@@ -135,7 +144,7 @@ async fn a_pool_closes_only_when_it_is_empty() {
         queued,
         running,
     };
-    let close = async || q.ns.close("a").await.expect("an answer");
+    let close = async || q.ns.close("a", 0).await.expect("an answer");
     assert_eq!(close().await, busy(1, 2, 1));
     assert_eq!(q.ns.pools().await.expect("pools").len(), 2);
     q.route(&persona("p").pool("b")).await;
@@ -146,6 +155,40 @@ async fn a_pool_closes_only_when_it_is_empty() {
     assert_eq!(close().await, CloseAnswer::Closed);
     assert_eq!(q.ns.pools().await.expect("pools"), ["b"]);
     assert!(!q.stats("a").await.open);
+}
+
+#[tokio::test]
+async fn once_a_pool_was_closed_nobody_enters_any_by_the_word_of_an_older_topology() {
+    let q = fixture().await;
+    q.open(&["a", "b"]).await;
+    q.route(&persona("p").pool("b").epoch(1)).await;
+    assert_eq!(
+        q.ns.close("a", 3).await.expect("an answer"),
+        CloseAnswer::Closed
+    );
+    // Opened again by who has not heard that it is about to be deleted.
+    q.open(&["a"]).await;
+    let late = q.try_route(&persona("p").pool("a").epoch(2)).await;
+    assert_eq!(late, RouteAnswer::StaleEpoch { current: 3 });
+    q.route(&persona("p").nowhere().epoch(2)).await;
+    q.route(&persona("p").pool("a").epoch(3)).await;
+}
+
+#[tokio::test]
+async fn a_persona_that_stays_is_told_where_it_is() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p")).await;
+    let stays = persona("p").epoch(2);
+    let mut route = stays.route();
+    route.target = Target::Unchanged;
+    let answer = q.ns.route(&route).await.expect("an answer");
+    let expected = RouteAnswer::Routed {
+        from: None,
+        pool: Some("pool".to_owned()),
+        queued: 0,
+    };
+    assert_eq!(answer, expected);
 }
 
 #[tokio::test]
@@ -162,9 +205,9 @@ async fn a_pool_is_not_empty_while_a_worker_that_has_gone_still_holds_a_task() {
         queued: 0,
         running: 1,
     };
-    assert_eq!(q.ns.close("a").await.expect("an answer"), busy);
+    assert_eq!(q.ns.close("a", 0).await.expect("an answer"), busy);
     q.ns.forget_worker("w").await.expect("forgotten");
-    let closed = q.ns.close("a").await.expect("an answer");
+    let closed = q.ns.close("a", 0).await.expect("an answer");
     assert_eq!(closed, CloseAnswer::Closed);
 }
 

@@ -4,7 +4,8 @@ use persona_operator::queue::fleet::Fate;
 use persona_operator::queue::task::OutcomeKind;
 use persona_operator::queue::work::Taken;
 
-use crate::support::{Fixture, Worker, fixture, ids, numbered, persona};
+use crate::support::{Fixture, fixture, ids, numbered, persona};
+use crate::worker::Worker;
 
 async fn pool() -> Fixture {
     let q = fixture().await;

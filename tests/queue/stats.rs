@@ -170,6 +170,7 @@ async fn a_persona_and_an_unknown_pool_have_numbers_too() {
     let p = PersonaStats {
         queued: 2,
         running: 1,
+        quarantined_until_ms: None,
     };
     assert_eq!(numbers, [p, PersonaStats::default()]);
     assert!(q.ns.persona_stats(&[]).await.expect("numbers").is_empty());

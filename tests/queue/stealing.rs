@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{Fixture, Worker, fixture, numbered, persona};
+use crate::support::{Fixture, fixture, numbered, persona};
+use crate::worker::Worker;
 
 /// Pools `own` and `rich` with a persona each, and a worker of `own` that steals from `rich`.
 async fn pools(slots: u32) -> (Fixture, Worker) {

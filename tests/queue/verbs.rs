@@ -150,7 +150,7 @@ impl World {
             || self.m.personas[persona].pool != Some(id)
             || lane(persona) >= SERVES[id]
             || leased >= slots as usize
-            || (leased > 0 && (t.solo || self.m.runs_solo(id)))
+            || (leased > 0 && (self.m.is_solo(task) || self.m.runs_solo(id)))
             || (leased > 0 && w.maybe_held && answer == ClaimAnswer::NoSlot)
         {
             ClaimAnswer::NoSlot
@@ -172,6 +172,7 @@ impl World {
             let persona = self.m.tasks[task].persona;
             if !self.m.orphan(task) {
                 self.m.personas[persona].completed += 1;
+                self.m.acquit(persona);
             }
             self.m.end(task, OutcomeKind::Completed);
         }

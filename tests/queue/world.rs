@@ -12,7 +12,8 @@ use crate::model::{
     Hold, LANES, MAX_ATTEMPTS, MAX_LENGTH, Model, PERSONAS, POOLS, Run, SERVES, SLOTS, STEALS,
     State, Task,
 };
-use crate::support::{Fixture, PAYLOAD, PersonaSpec, Worker, fixture, persona, soon};
+use crate::support::{Fixture, PAYLOAD, PersonaSpec, fixture, persona, soon};
+use crate::worker::Worker;
 
 pub const PAUSE: Duration = Duration::from_millis(2);
 
@@ -167,11 +168,12 @@ impl World {
         let task = &self.m.tasks[id];
         assert_eq!(taken.persona, name(task.persona));
         assert_eq!(taken.attempt, task.attempts + 1, "{id}");
-        assert_eq!((taken.stream, taken.solo), (task.stream, task.solo), "{id}");
+        let solo = self.m.is_solo(id);
+        assert_eq!((taken.stream, taken.solo), (task.stream, solo), "{id}");
         let p = &self.m.personas[task.persona];
         assert_eq!(Some(taken.pool.clone()), p.pool.map(pool));
         assert_eq!(taken.generation, p.generation);
-        if task.solo {
+        if solo {
             let beside = self.m.leased(worker);
             assert!(beside.is_empty(), "{id} is not alone: {beside:?}");
         }
@@ -179,8 +181,8 @@ impl World {
         let run = Run {
             worker,
             fence: taken.fence.clone(),
-            alone: task.solo || slots == 1,
-            solo: task.solo,
+            alone: solo || slots == 1,
+            solo,
             over: lease.is_zero(),
         };
         self.m.begin(id, run);

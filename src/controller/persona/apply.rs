@@ -56,12 +56,14 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
         answer = call(&queue, persona, intent, plan.epoch).await?;
     }
     match answer {
-        RouteAnswer::Routed { from, queued } => {
-            let pool = match intent {
+        RouteAnswer::Routed { from, pool, queued } => {
+            // A call of an earlier leader may have moved it since it was looked at.
+            let expected = match intent {
                 Intent::Stay => known(observed).and_then(|known| known.pool.clone()),
                 Intent::Leave => None,
                 Intent::Enter(pool) => Some(pool.clone()),
             };
+            let elsewhere = pool != expected;
             if let (Some(from), Some(to)) = (&from, &pool) {
                 tracing::info!(namespace, persona = name, from, to, queued, "moved");
             }
@@ -77,6 +79,9 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
             cx.routes.published(&namespace, &name, published);
             if cx.routes.epoch(&namespace).is_none() {
                 cx.contact.hurry();
+            }
+            if elsewhere {
+                return Ok(Applied::Again(SOON));
             }
             Ok(Applied::Done)
         }

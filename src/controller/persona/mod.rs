@@ -41,7 +41,8 @@ const FIELD_MANAGER: &str = "persona-operator-persona";
 /// When to try again while the queue cannot be used.
 const NO_QUEUE: Duration = Duration::from_secs(5);
 /// Reasons that people should do something about.
-const TROUBLES: [&str; 4] = [
+const TROUBLES: [&str; 5] = [
+    "Quarantined",
     "WaitingForCredential",
     "PoolNotFound",
     "PoolNameTaken",

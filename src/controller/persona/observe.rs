@@ -73,6 +73,7 @@ pub fn blind(cx: &Context, persona: Arc<Persona>) -> Seen {
     let live = PersonaStats {
         queued: status.map_or(0, |s| u64::try_from(s.queued).unwrap_or_default()),
         running: status.map_or(0, |s| u64::try_from(s.running).unwrap_or_default()),
+        quarantined_until_ms: None,
     };
     Seen {
         live,
@@ -116,7 +117,7 @@ async fn registered(cx: &Context, namespace: &str, name: &str) -> Result<Option<
     }))
 }
 
-/// Its requests; not asked for where the pool's numbers say that there are none.
+/// Its requests; not asked for where the pool's numbers say that there are none, and nobody suspect.
 async fn live(
     cx: &Context,
     namespace: &str,
@@ -125,7 +126,7 @@ async fn live(
 ) -> Result<PersonaStats, Error> {
     let pool = seen.published.as_ref().and_then(|p| p.pool.as_deref());
     let stats = pool.and_then(|pool| cx.observer.stats(namespace, pool).ok());
-    if stats.is_some_and(|stats| stats.queued == 0 && stats.running == 0) {
+    if stats.is_some_and(|stats| stats.queued == 0 && stats.running == 0 && stats.suspects == 0) {
         return Ok(PersonaStats::default());
     }
     let asked = [name.to_owned()];

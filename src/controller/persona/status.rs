@@ -45,6 +45,7 @@ pub fn status(
         observed,
         plan,
         outcome,
+        now,
         home: home.as_ref(),
         pool: pool.as_deref(),
     };
@@ -69,6 +70,7 @@ struct Standing<'a> {
     observed: &'a Observed<'a>,
     plan: &'a Plan,
     outcome: Outcome,
+    now: Timestamp,
     home: Option<&'a Home>,
     /// Where it is routed now.
     pool: Option<&'a str>,
@@ -84,6 +86,9 @@ impl Standing<'_> {
             let message =
                 "spec.suspend is true: requests are refused, those that wait stay in the queue";
             return Verdict::no(READY, "Suspended", message);
+        }
+        if let Some(verdict) = self.quarantined() {
+            return verdict;
         }
         let (Some(wait), at) = (&self.plan.wait, self.pool) else {
             let at = self.pool.unwrap_or_default();
@@ -108,6 +113,20 @@ impl Standing<'_> {
             }
             _ => Verdict::no(READY, reason, message),
         }
+    }
+
+    /// Its requests take workers along; until then none of them runs.
+    fn quarantined(&self) -> Option<Verdict> {
+        let until = i64::try_from(self.observed.live.quarantined_until_ms?).ok()?;
+        let until = Timestamp::from_millisecond(until).ok()?;
+        let message = format!(
+            "worker after worker was lost while it ran nothing but a request of this persona: none of its \
+             requests runs until {until:.0}, then one alone, so that the others of its pool are served; they \
+             wait meanwhile. Look into the logs of the workers of WorkerPool {}; a change of its spec ends \
+             this at once",
+            self.pool.unwrap_or_default()
+        );
+        (self.now < until).then(|| Verdict::no(READY, "Quarantined", message))
     }
 
     fn routed(&self) -> Verdict {

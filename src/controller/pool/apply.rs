@@ -3,6 +3,7 @@
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 
@@ -60,6 +61,10 @@ pub async fn apply(
         cx.observer.look(&namespace, &o.pool.name_any());
     }
     let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
+    if !plan.create.is_empty() && !claims(cx, &namespace, o, memory).await {
+        delete(cx, &pods, o, &plan.delete).await;
+        return Ok(());
+    }
     create(cx, &pods, o, plan, memory).await;
     delete(cx, &pods, o, &plan.delete).await;
     Ok(())
@@ -70,6 +75,24 @@ fn duties(pool: &WorkerPool) -> Duties {
     Duties {
         phase: pool.labels().get(LABEL_PHASE).cloned().unwrap_or_default(),
         steal_from: pool.spec.steal_from.clone(),
+    }
+}
+
+/// Makes what claims the GPUs of the pods that are about to be made; whether it is there.
+async fn claims(cx: &Context, namespace: &str, o: &Observed, memory: &mut Memory) -> bool {
+    let Some(template) = &o.template.claims else {
+        return true;
+    };
+    let api: Api<ResourceClaimTemplate> = Api::namespaced(cx.client.clone(), namespace);
+    match api.create(&PostParams::default(), template).await {
+        Ok(_) => true,
+        // Its name has a hash of what it asks for.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => true,
+        Err(error) => {
+            let words = words(&error);
+            memory.refused.fail(Timestamp::now(), words, 1);
+            false
+        }
     }
 }
 

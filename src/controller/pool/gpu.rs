@@ -1,27 +1,35 @@
 //! What a pod needs to get GPUs, or to leave them to others. Pure.
 
+pub mod claim;
+mod labels;
+
 use k8s_openapi::api::core::v1::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
-    ResourceRequirements, Toleration,
+    NodeAffinity, NodeSelector, NodeSelectorTerm, PreferredSchedulingTerm, ResourceRequirements,
+    Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::api::Gpu;
+pub use self::labels::Labels;
+use crate::api::{DEFAULT_GPU_SIZES, Gpu};
+use crate::placement::class::{self, REAL_SHARE};
+use crate::placement::requirements::mebibytes;
 
-/// Memory of one GPU in MiB, as GPU feature discovery labels nodes.
-const MEMORY_LABEL: &str = "nvidia.com/gpu.memory";
-/// Product name, as GPU feature discovery labels nodes.
-const PRODUCT_LABEL: &str = "nvidia.com/gpu.product";
-/// A card has less than its nominal size: 24 GB ones report 23,034 to 24,564 MiB.
-const REAL_SHARE: f64 = 0.92;
-
-/// Pods of GPUs may go where others are kept off.
-pub fn toleration(gpu: &Gpu) -> Toleration {
-    Toleration {
-        key: Some(gpu.resource_name.clone()),
+/// Pods of GPUs may go where others are kept off: by the taint of their resource, and, for slices of
+/// a GPU, by that of whole ones.
+pub fn tolerations(gpu: &Gpu) -> Vec<Toleration> {
+    let mut keys = vec![gpu.resource_name.clone()];
+    if let Some((domain, _)) = gpu.resource_name.split_once('/') {
+        let whole = format!("{domain}/gpu");
+        if domain.starts_with("nvidia") && whole != gpu.resource_name {
+            keys.push(whole);
+        }
+    }
+    let tolerated = |key| Toleration {
+        key: Some(key),
         operator: Some("Exists".to_owned()),
         ..Toleration::default()
-    }
+    };
+    keys.into_iter().map(tolerated).collect()
 }
 
 /// Asks for the GPUs: extended resources are limits, and requests follow them.
@@ -32,75 +40,81 @@ pub fn limit(gpu: &Gpu, resources: &mut ResourceRequirements) {
         .insert(gpu.resource_name.clone(), Quantity(gpu.count.to_string()));
 }
 
-/// Nodes whose GPUs are large enough, and of the right product.
-pub fn required_affinity(gpu: &Gpu) -> Option<NodeSelector> {
+/// Nodes whose GPUs are large enough and of the right product; of those, the smallest first. Where
+/// devices are claimed the scheduler looks at them itself, and labels may be missing.
+pub fn affinity(gpu: &Gpu) -> NodeAffinity {
     if let Some(theirs) = &gpu.node_affinity {
-        return theirs
-            .required_during_scheduling_ignored_during_execution
-            .clone();
+        return theirs.clone();
     }
-    let mut expressions = Vec::new();
-    if let Some(mib) = gpu.memory.as_deref().and_then(least_mib) {
-        expressions.push(requirement(MEMORY_LABEL, "Gt", vec![(mib - 1).to_string()]));
+    let mut affinity = NodeAffinity::default();
+    if gpu.device_class_name.is_some() {
+        return affinity;
     }
-    if !gpu.products.is_empty() {
-        expressions.push(requirement(PRODUCT_LABEL, "In", gpu.products.clone()));
+    let labels = Labels::of(gpu);
+    let mib = gpu.memory.as_deref().and_then(least_mib);
+    let enough = mib.and_then(|mib| labels.at_least(mib));
+    let product = labels.products(&gpu.products);
+    let expressions: Vec<_> = enough.into_iter().chain(product).collect();
+    if !expressions.is_empty() {
+        affinity.required_during_scheduling_ignored_during_execution = Some(NodeSelector {
+            node_selector_terms: vec![NodeSelectorTerm {
+                match_expressions: Some(expressions),
+                match_fields: None,
+            }],
+        });
     }
-    (!expressions.is_empty()).then(|| NodeSelector {
-        node_selector_terms: vec![NodeSelectorTerm {
-            match_expressions: Some(expressions),
-            match_fields: None,
-        }],
-    })
+    let smaller = mib.map_or_else(Vec::new, |mib| smaller_first(&labels, mib));
+    if !smaller.is_empty() {
+        affinity.preferred_during_scheduling_ignored_during_execution = Some(smaller);
+    }
+    affinity
 }
 
-/// Pods without GPUs would rather not take room on nodes that have some.
+/// A term for each size of card above the one that is needed, which all smaller cards meet: their
+/// weights add up, so that each size is worth twice the next.
+fn smaller_first(labels: &Labels, mib: u64) -> Vec<PreferredSchedulingTerm> {
+    let sizes = DEFAULT_GPU_SIZES.iter().map(|gib| class::least_mib(*gib));
+    let terms = sizes
+        .filter(|size| *size > mib)
+        .filter_map(|size| labels.below(mib, size));
+    let mut weight = 200;
+    terms
+        .map(|term| {
+            weight = (weight / 2).max(1);
+            PreferredSchedulingTerm {
+                weight,
+                preference: NodeSelectorTerm {
+                    match_expressions: Some(vec![term]),
+                    match_fields: None,
+                },
+            }
+        })
+        .collect()
+}
+
+/// Pods without GPUs would rather not take room on nodes that have some. Where those have a taint, as
+/// GPU operators and clouds set it, they cannot.
 pub fn avoidance() -> PreferredSchedulingTerm {
+    let none = labels::PRODUCTS
+        .iter()
+        .map(|key| labels::requirement(key, "DoesNotExist", Vec::new()));
     PreferredSchedulingTerm {
         weight: 100,
         preference: NodeSelectorTerm {
-            match_expressions: Some(vec![requirement(PRODUCT_LABEL, "DoesNotExist", Vec::new())]),
+            match_expressions: Some(none.collect()),
             match_fields: None,
         },
     }
 }
 
-fn requirement(key: &str, operator: &str, values: Vec<String>) -> NodeSelectorRequirement {
-    NodeSelectorRequirement {
-        key: key.to_owned(),
-        operator: operator.to_owned(),
-        values: (!values.is_empty()).then_some(values),
-    }
-}
-
 /// MiB that a card of this nominal size has at least. The schema admits sizes like `24Gi` or `512Mi`.
-fn least_mib(memory: &str) -> Option<u64> {
-    let digits = memory.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &memory[digits.len()..] {
-        "Mi" => 1.0,
-        "Gi" => 1024.0,
-        "Ti" => 1024.0 * 1024.0,
-        "M" => 1e6 / 1_048_576.0,
-        "G" => 1e9 / 1_048_576.0,
-        "T" => 1e12 / 1_048_576.0,
-        _ => return None,
-    };
-    let nominal: f64 = digits.parse::<f64>().ok()? * factor;
-    // In range: the schema bounds the text to 16 characters, and a negative size has no form.
+pub fn least_mib(memory: &str) -> Option<u64> {
+    let least = mebibytes(memory)? * REAL_SHARE;
+    // A cast of a float to an integer stops at the integer's ends.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    Some(((nominal * REAL_SHARE) as u64).max(1))
+    let whole = least as u64;
+    Some(whole.max(1))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_nominal_size_matches_what_drivers_report() {
-        let mib = least_mib("24Gi").expect("a size");
-        assert!(mib < 23_034, "an A10 reports 23,034 MiB");
-        assert!(mib > 16_384, "a 16 GB card is too small");
-        assert_eq!(least_mib("80G"), Some(70_190));
-        assert_eq!(least_mib("much"), None);
-    }
-}
+mod tests;

@@ -1,11 +1,12 @@
 //! WorkerPool: its pods, made and taken away so that no request is cut short.
 
 mod apply;
+mod disruption;
 mod gpu;
 pub(crate) mod observe;
 pub(crate) mod plan;
 mod status;
-pub(crate) mod template;
+pub mod template;
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,8 @@ use crate::scaling::QUEUE;
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
+/// Until metrics from elsewhere have been asked for once.
+const SOON: Duration = Duration::from_secs(1);
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -51,6 +54,10 @@ pub fn reconcile(
 }
 
 async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Result<Action, Error> {
+    if !cx.sources.have_asked(&pool) {
+        // The first answers wake it sooner.
+        return Ok(Action::requeue(SOON));
+    }
     let observed = observe::observe(cx, pool, now());
     let plan = plan::plan(&observed, memory);
     if observed.stats.is_ok() && !plan.decision.blind.is_empty() {
@@ -69,7 +76,15 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     measure(cx, &seen, &plan, &status::count(&seen, memory));
     let written = write_status(cx, &seen, &plan, memory).await?;
     applied?;
-    let times = [plan.again_at, written, memory.refused.until];
+    let disruption = disruption::plan(&seen, &mut memory.disruption);
+    let size = plan.decision.size;
+    disruption::apply(cx, &seen, &disruption, size, &mut memory.disruption).await;
+    let times = [
+        plan.again_at,
+        written,
+        memory.refused.until,
+        disruption.again_at,
+    ];
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }
 

@@ -8,12 +8,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::ResourceExt;
 
+use super::gpu;
 use super::template::{Setup, Template, template};
 use crate::api::{SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
 use crate::controller::pods::worker_status;
 use crate::queue::stats::PoolStats;
+use crate::scaling::Reading;
 
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
@@ -31,8 +33,12 @@ pub struct Observed {
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
     pub pods: Vec<PodView>,
+    /// The largest GPU of any node, in MiB, and its product; none without GPUs, or where not known.
+    pub largest_gpu: Option<(u64, String)>,
     /// Most tasks that its personas may run at once; none = not known.
     pub concurrency: Option<u64>,
+    /// Its metrics from elsewhere, in the order of its spec.
+    pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
 }
@@ -48,6 +54,8 @@ pub struct PodView {
     pub hash: String,
     /// A node was found for it.
     pub scheduled: bool,
+    /// That node loses its pods.
+    pub node_going: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
     /// When it was created.
@@ -103,12 +111,19 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .pods
             .of(&namespace, &name)
             .iter()
-            .map(|p| view(p))
+            .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
             .collect(),
+        largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
+        external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
         pool,
     }
+}
+
+fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
+    let labels = gpu::Labels::of(pool.spec.placement.gpu.as_ref()?);
+    cx.nodes.largest_gpu(|node| labels.read(node))
 }
 
 /// Fresh numbers that mean something: the pool is open, and all routes are published.
@@ -127,7 +142,8 @@ fn rounded_up(timeout: Span) -> Span {
     step
 }
 
-fn view(pod: &Pod) -> PodView {
+fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
     let status = pod.status.as_ref();
     let conditions = status.and_then(|s| s.conditions.as_ref());
     let condition = |name: &str| conditions?.iter().find(|c| c.type_ == name);
@@ -143,6 +159,7 @@ fn view(pod: &Pod) -> PodView {
             )
         });
     let phase = status.and_then(|s| s.phase.as_deref());
+    let deleting = pod.metadata.deletion_timestamp.is_some();
     let waiting = worker_status(pod)
         .and_then(|s| s.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| {
@@ -159,13 +176,15 @@ fn view(pod: &Pod) -> PodView {
             .get(crate::api::names::LABEL_TEMPLATE)
             .cloned()
             .unwrap_or_default(),
-        scheduled: pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()),
+        scheduled: node.is_some(),
+        node_going: node.is_some_and(is_going),
         unschedulable,
         created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
-        deleting: pod.metadata.deletion_timestamp.is_some(),
-        failed: matches!(phase, Some("Failed" | "Succeeded")).then(|| {
+        deleting,
+        // A pod that is being deleted ends in one of these phases when its containers have stopped.
+        failed: (!deleting && matches!(phase, Some("Failed" | "Succeeded"))).then(|| {
             let words = |s: &k8s_openapi::api::core::v1::PodStatus| {
                 let reason = s.reason.clone().unwrap_or_else(|| "Failed".to_owned());
                 let message = s.message.clone().unwrap_or_default();
@@ -208,7 +227,7 @@ mod tests {
             },
         }))
         .expect("a pod");
-        let view = view(&pod);
+        let view = view(&pod, |_| false);
         assert_eq!(
             (view.hash.as_str(), view.scheduled, view.ready),
             ("h", false, false)
@@ -218,5 +237,19 @@ mod tests {
             "0/3 nodes are available"
         );
         assert_eq!(view.failed, None);
+    }
+
+    #[test]
+    fn a_pod_that_ends_because_it_is_deleted_has_not_failed() {
+        let ended = |deleted: Option<&str>| {
+            let pod = serde_json::json!({
+                "metadata": {"name": "p-1", "uid": "u", "deletionTimestamp": deleted},
+                "status": {"phase": "Failed", "reason": "Evicted", "message": "disk"},
+            });
+            view(&serde_json::from_value(pod).expect("a pod"), |_| false)
+        };
+        assert_eq!(ended(None).failed.as_deref(), Some("Evicted: disk"));
+        let deleted = ended(Some("2026-01-01T00:00:00Z"));
+        assert_eq!((deleted.failed, deleted.deleting), (None, true));
     }
 }

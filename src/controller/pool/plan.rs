@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::disruption;
 use super::observe::{Observed, PodView};
+use super::template::follows_queue;
 use crate::api::Span;
 use crate::queue::stats::{PoolStats, WorkerStats};
 use crate::scaling::{self, Candidate, Decision, QueueReading, Reading, victims};
@@ -34,6 +36,8 @@ pub struct Memory {
     pub refused: Backoff,
     /// Pods that failed after they were made.
     pub lost: Backoff,
+    /// What others were told of its workers.
+    pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
 }
@@ -145,6 +149,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
     remove_failed(o, memory, &mut plan);
+    if !plan.drain.is_empty() {
+        // Those that never took requests may go as soon as they are marked.
+        times.push(o.now);
+    }
     let pauses = [&memory.refused, &memory.lost].map(|backoff| backoff.until);
     times.extend(pauses.into_iter().flatten().filter(|until| *until > o.now));
     plan.again_at = times.into_iter().min();
@@ -157,7 +165,7 @@ struct Fleet<'a> {
     workers: HashMap<&'a str, &'a WorkerStats>,
     /// Of the current template, taking requests or about to.
     current: Vec<&'a PodView>,
-    /// Of an older template, taking requests or about to.
+    /// Of an older template, or on a node that goes; taking requests or about to. They are replaced.
     outdated: Vec<&'a PodView>,
     /// Told to drain, not deleted yet.
     draining: Vec<&'a PodView>,
@@ -205,7 +213,7 @@ impl<'a> Fleet<'a> {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
-            } else if pod.hash == o.template.hash {
+            } else if pod.hash == o.template.hash && !pod.node_going {
                 fleet.current.push(pod);
             } else {
                 fleet.outdated.push(pod);
@@ -240,7 +248,11 @@ fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
         let history = status.map_or(&[][..], |s| &s.history);
         scaling::Memory::resume(o.now, found.max(wanted), history)
     });
-    scaling::desired(o.now, &[reading(o, fleet)], &o.pool.spec, size)
+    let mut readings = o.external.clone();
+    if follows_queue(&o.pool) {
+        readings.push(reading(o, fleet));
+    }
+    scaling::desired(o.now, &readings, &o.pool.spec, size)
 }
 
 /// The queue's numbers, as sizing takes them.
@@ -299,7 +311,7 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
         let back: Vec<_> = fleet
             .draining
             .iter()
-            .filter(|pod| pod.hash == o.template.hash)
+            .filter(|pod| pod.hash == o.template.hash && !pod.node_going)
             .take(missing)
             .map(|pod| pod.uid.clone())
             .collect();

@@ -6,10 +6,12 @@ use kube::ResourceExt;
 
 use super::observe::{Observed, PodView};
 use super::plan::{Memory, Plan};
+use super::template::follows_queue;
 use crate::api::condition::{READY, REPLICA_FAILURE, SCALING_ACTIVE, SCHEDULABLE, Verdict, merge};
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
-use crate::api::{MetricType, ScaleRecord, Sizing, Span, WorkerPoolStatus};
+use crate::api::{ScaleRecord, Sizing, Span, WorkerPoolStatus};
 use crate::controller::status::LIVE_NUMBERS;
+use crate::scaling::QUEUE;
 
 /// Changes of size that are kept.
 const HISTORY: usize = 10;
@@ -214,27 +216,24 @@ fn failing(pod: &PodView) -> Option<(String, String)> {
 }
 
 fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
-    let unserved = o
-        .pool
-        .spec
-        .scaling
-        .metrics
-        .iter()
-        .find(|metric| metric.type_ != MetricType::Queue);
+    let elsewhere = plan.decision.blind.iter().find(|(name, _)| name != QUEUE);
     if o.pool.spec.replicas.is_some() {
         Verdict::no(
             SCALING_ACTIVE,
             "Pinned",
             "spec.replicas pins the size; remove it to scale again",
         )
-    } else if let Some(metric) = unserved {
+    } else if let Some((name, why)) = elsewhere {
         Verdict::no(
             SCALING_ACTIVE,
-            "MetricNotServed",
-            format!(
-                "metrics of type {:?} are not served yet: the size follows the queue alone",
-                metric.type_
-            ),
+            "MetricUnavailable",
+            format!("{name}: {why}"),
+        )
+    } else if !follows_queue(&o.pool) {
+        Verdict::yes(
+            SCALING_ACTIVE,
+            "FollowsMetrics",
+            "the size follows its metrics",
         )
     } else {
         match &o.stats {
@@ -254,15 +253,6 @@ fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
 }
 
 fn schedulable(o: &Observed) -> Verdict {
-    let gpu = o.pool.spec.placement.gpu.as_ref();
-    if gpu.is_some_and(|gpu| gpu.device_class_name.is_some()) {
-        return Verdict::no(
-            SCHEDULABLE,
-            "NotServed",
-            "spec.placement.gpu.deviceClassName is not served yet: remove it to ask for the extended \
-             resource resourceName",
-        );
-    }
     match unschedulable(o) {
         Some((_, words)) => Verdict::no(SCHEDULABLE, "Unschedulable", words),
         None => Verdict::yes(SCHEDULABLE, "Schedulable", "no pod waits for a node"),
@@ -271,7 +261,33 @@ fn schedulable(o: &Observed) -> Verdict {
 
 fn unschedulable(o: &Observed) -> Option<(Timestamp, String)> {
     let waiting = o.pods.iter().filter(|pod| !pod.deleting);
-    waiting.filter_map(|pod| pod.unschedulable.clone()).min()
+    let (since, words) = waiting.filter_map(|pod| pod.unschedulable.clone()).min()?;
+    Some((since, format!("{words}{}", gpus(o))))
+}
+
+/// What the pool asks for and what there is, where the scheduler only says that a node does not match.
+fn gpus(o: &Observed) -> String {
+    let Some(gpu) = &o.pool.spec.placement.gpu else {
+        return String::new();
+    };
+    let count = gpu.count;
+    let size = gpu.memory.as_ref();
+    let size = size.map_or_else(String::new, |size| format!(" of {size}"));
+    let wanted = match &gpu.device_class_name {
+        Some(class) => format!("; a pod needs {count} of device class {class}{size} on one node"),
+        None => format!(
+            "; a pod needs {count} {}{size} on one node",
+            gpu.resource_name
+        ),
+    };
+    match &o.largest_gpu {
+        Some((mib, product)) => {
+            format!(
+                "{wanted}; the largest GPU that nodes' labels tell of has {mib} MiB ({product})"
+            )
+        }
+        None => format!("{wanted}; no node's labels tell of one"),
+    }
 }
 
 fn number(count: usize) -> i32 {
@@ -283,4 +299,4 @@ fn long(count: u64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

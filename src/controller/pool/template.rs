@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource, SecurityContext,
     TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
 };
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -19,7 +20,9 @@ use crate::api::names::{
     CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
     QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
 };
-use crate::api::{ContainerOverlay, Device, PodOverlay, SecretKeyRef, Span, WorkerPool};
+use crate::api::{
+    ContainerOverlay, Device, Gpu, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool,
+};
 
 /// User and group of the worker: no privilege anywhere.
 const USER: i64 = 65532;
@@ -50,6 +53,8 @@ pub struct Setup<'a> {
 pub struct Template {
     /// 8 hex digits of all that a running pod cannot change.
     pub hash: String,
+    /// What claims the GPUs of each pod, where a device class is named.
+    pub claims: Option<ResourceClaimTemplate>,
     pod: Pod,
 }
 
@@ -62,12 +67,23 @@ impl Template {
     }
 }
 
+/// Whether the pool's workers are ours: a pool that follows metrics from elsewhere alone runs the image
+/// of its owner, which knows nothing of the queue.
+pub fn follows_queue(pool: &WorkerPool) -> bool {
+    let metrics = &pool.spec.scaling.metrics;
+    metrics
+        .iter()
+        .any(|metric| metric.type_ == MetricType::Queue)
+}
+
 /// The pool's pod.
 pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
     let none = PodOverlay::default();
     let overlay = pool.spec.template.as_ref().unwrap_or(&none);
     let name = pool.name_any();
-    let spec = spec(pool, setup, overlay);
+    let gpu = gpu_of(pool);
+    let claims = gpu.as_ref().and_then(|gpu| gpu::claim::template(pool, gpu));
+    let spec = spec(pool, setup, overlay, gpu.as_ref(), claims.as_ref());
     let hash = {
         let shape = serde_json::json!([spec, overlay.labels, overlay.annotations]);
         hex::encode(&Sha256::digest(shape.to_string())[..4])
@@ -78,11 +94,14 @@ pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
         (LABEL_POOL.to_owned(), name),
         (LABEL_TEMPLATE.to_owned(), hash.clone()),
     ]);
-    let mut annotations = BTreeMap::from([
-        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
-        ("prometheus.io/port".to_owned(), PORT.to_string()),
-        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
-    ]);
+    let mut annotations = BTreeMap::new();
+    if follows_queue(pool) {
+        annotations.extend([
+            ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+            ("prometheus.io/port".to_owned(), PORT.to_string()),
+            ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+        ]);
+    }
     annotations.extend(overlay.annotations.clone());
     let pod = Pod {
         metadata: ObjectMeta {
@@ -95,14 +114,27 @@ pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
         spec: Some(spec),
         status: None,
     };
-    Template { hash, pod }
+    Template { hash, claims, pod }
 }
 
-fn spec(pool: &WorkerPool, setup: &Setup<'_>, overlay: &PodOverlay) -> PodSpec {
-    let grace = setup.drain_timeout.as_duration() + MARGIN.as_duration();
+fn gpu_of(pool: &WorkerPool) -> Option<Gpu> {
     let placement = &pool.spec.placement;
-    let gpu = (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default());
-    let (mut volumes, mounts) = volumes(setup.credentials);
+    (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default())
+}
+
+fn spec(
+    pool: &WorkerPool,
+    setup: &Setup<'_>,
+    overlay: &PodOverlay,
+    gpu: Option<&Gpu>,
+    claims: Option<&ResourceClaimTemplate>,
+) -> PodSpec {
+    let grace = setup.drain_timeout.as_duration() + MARGIN.as_duration();
+    let (mut volumes, mounts) = if follows_queue(pool) {
+        volumes(setup.credentials)
+    } else {
+        (Vec::new(), Vec::new())
+    };
     volumes.extend(overlay.volumes.clone());
     let mut tolerations = overlay.tolerations.clone();
     let mut affinity = overlay.affinity.clone();
@@ -112,13 +144,24 @@ fn spec(pool: &WorkerPool, setup: &Setup<'_>, overlay: &PodOverlay) -> PodSpec {
         overlay.containers.get(WORKER_CONTAINER),
         mounts,
     );
-    match &gpu {
+    let mut claimed = PodSpec::default();
+    match gpu {
         Some(gpu) => {
-            tolerations.push(gpu::toleration(gpu));
-            gpu::limit(gpu, worker.resources.get_or_insert_default());
-            require(&mut affinity, gpu::required_affinity(gpu));
+            tolerations.extend(gpu::tolerations(gpu));
+            let ours = gpu::affinity(gpu);
+            require(
+                &mut affinity,
+                ours.required_during_scheduling_ignored_during_execution,
+            );
+            let preferred = ours.preferred_during_scheduling_ignored_during_execution;
+            prefer(&mut affinity, preferred.unwrap_or_default());
         }
-        None => prefer(&mut affinity, gpu::avoidance()),
+        None => prefer(&mut affinity, vec![gpu::avoidance()]),
+    }
+    match (gpu, claims) {
+        (_, Some(claims)) => gpu::claim::attach(claims, &mut claimed, &mut worker),
+        (Some(gpu), None) => gpu::limit(gpu, worker.resources.get_or_insert_default()),
+        (None, None) => {}
     }
     let not_empty = |list: Vec<_>| (!list.is_empty()).then_some(list);
     PodSpec {
@@ -142,16 +185,19 @@ fn spec(pool: &WorkerPool, setup: &Setup<'_>, overlay: &PodOverlay) -> PodSpec {
         node_selector: (!overlay.node_selector.is_empty()).then(|| overlay.node_selector.clone()),
         affinity,
         tolerations: not_empty(tolerations),
-        topology_spread_constraints: Some(if overlay.topology_spread_constraints.is_empty() {
-            spread(&pool.name_any())
+        topology_spread_constraints: if !overlay.topology_spread_constraints.is_empty() {
+            Some(overlay.topology_spread_constraints.clone())
+        } else if gpu.is_none() {
+            Some(spread(&pool.name_any()))
         } else {
-            overlay.topology_spread_constraints.clone()
-        }),
+            // It would send the second worker to a node of larger, dearer GPUs.
+            None
+        },
         priority_class_name: overlay.priority_class_name.clone(),
         runtime_class_name: overlay.runtime_class_name.clone(),
         image_pull_secrets: (!overlay.image_pull_secrets.is_empty())
             .then(|| overlay.image_pull_secrets.clone()),
-        ..PodSpec::default()
+        ..claimed
     }
 }
 
@@ -164,7 +210,12 @@ fn worker(
     let none = ContainerOverlay::default();
     let overlay = overlay.unwrap_or(&none);
     mounts.extend(overlay.volume_mounts.clone());
-    let mut env = env(pool, setup);
+    let is_ours = follows_queue(pool);
+    let mut env = if is_ours {
+        env(pool, setup)
+    } else {
+        Vec::new()
+    };
     let ours: BTreeSet<String> = env.iter().map(|variable| variable.name.clone()).collect();
     env.extend(
         overlay
@@ -182,20 +233,20 @@ fn worker(
                 .unwrap_or_else(|| setup.image.to_owned()),
         ),
         image_pull_policy: Some(setup.pull_policy.to_owned()),
-        args: Some(
-            overlay
-                .args
-                .clone()
-                .unwrap_or_else(|| vec!["worker".to_owned()]),
-        ),
+        args: overlay
+            .args
+            .clone()
+            .or_else(|| is_ours.then(|| vec!["worker".to_owned()])),
         env: Some(env),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
-            container_port: PORT,
-            ..ContainerPort::default()
-        }]),
-        readiness_probe: Some(probe("/readyz", 1, 3)),
-        liveness_probe: Some(probe("/livez", 10, 6)),
+        ports: is_ours.then(|| {
+            vec![ContainerPort {
+                name: Some("http".to_owned()),
+                container_port: PORT,
+                ..ContainerPort::default()
+            }]
+        }),
+        readiness_probe: is_ours.then(|| probe("/readyz", 1, 3)),
+        liveness_probe: is_ours.then(|| probe("/livez", 10, 6)),
         resources: Some(overlay.resources.clone().unwrap_or_else(resources)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -388,15 +439,18 @@ fn require(
 
 fn prefer(
     affinity: &mut Option<Affinity>,
-    term: k8s_openapi::api::core::v1::PreferredSchedulingTerm,
+    terms: Vec<k8s_openapi::api::core::v1::PreferredSchedulingTerm>,
 ) {
+    if terms.is_empty() {
+        return;
+    }
     affinity
         .get_or_insert_default()
         .node_affinity
         .get_or_insert_default()
         .preferred_during_scheduling_ignored_during_execution
         .get_or_insert_default()
-        .push(term);
+        .extend(terms);
 }
 
 #[cfg(test)]

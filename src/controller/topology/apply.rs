@@ -98,11 +98,17 @@ async fn apply_one(
 }
 
 /// Closes pools in the queue and deletes those that could be closed: nobody can be routed there any
-/// more. Their pods go with them, and finish what they are at. Answers how many could not be closed.
+/// more, also by a route of an epoch before this that is still on its way. Their pods go with them, and
+/// finish what they are at. Answers how many could not be closed.
 ///
 /// # Errors
 /// The queue or the API server gave no answer.
-pub async fn retire(cx: &Context, namespace: &str, pools: &[Retired]) -> Result<usize, Error> {
+pub async fn retire(
+    cx: &Context,
+    namespace: &str,
+    pools: &[Retired],
+    epoch: u64,
+) -> Result<usize, Error> {
     if pools.is_empty() || cx.contact.usable().is_err() {
         return Ok(pools.len());
     }
@@ -110,7 +116,7 @@ pub async fn retire(cx: &Context, namespace: &str, pools: &[Retired]) -> Result<
     let api: Api<WorkerPool> = Api::namespaced(cx.client.clone(), namespace);
     let mut busy = 0;
     for retired in pools {
-        match queue.close(&retired.name).await? {
+        match queue.close(&retired.name, epoch).await? {
             CloseAnswer::Closed => busy += usize::from(!delete(&api, retired).await?),
             CloseAnswer::Busy {
                 members,
@@ -178,7 +184,7 @@ pub async fn tidy(cx: &Context, namespace: &str) -> Result<(), Error> {
             uid: pool.uid().unwrap_or_default(),
         })
         .collect();
-    retire(cx, namespace, &left).await?;
+    retire(cx, namespace, &left, 0).await?;
     Ok(())
 }
 

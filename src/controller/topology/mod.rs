@@ -121,7 +121,8 @@ async fn visit(cx: &Context, topology: Arc<PersonaTopology>) -> Result<Action, E
         memory(cx).entry(namespace.clone()).or_default().refusals = refused;
     }
 
-    if apply::retire(cx, &namespace, &plan.retire).await? > 0 {
+    let epoch = u64::try_from(plan.status.epoch).unwrap_or_default();
+    if apply::retire(cx, &namespace, &plan.retire, epoch).await? > 0 {
         waits.push(BUSY);
     }
     let wait = waits.into_iter().min().unwrap_or(AT_LEAST);

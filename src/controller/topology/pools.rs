@@ -13,6 +13,7 @@ use super::census::{Assigned, Census, running};
 use super::is_paused;
 use crate::api::names::{self, of_topology};
 use crate::api::{Persona, PersonaTopologySpec, Phase, WorkerPool, WorkerPoolSpec};
+use crate::placement::Class;
 use crate::topology::PhaseGroup;
 
 /// Most entries of `stealFrom`.
@@ -192,12 +193,15 @@ fn kept(
 }
 
 fn defaults(spec: &PersonaTopologySpec, class: &str) -> WorkerPoolSpec {
-    let gpu = spec.gpu_pool.as_ref().filter(|_| class.starts_with("gpu"));
-    WorkerPoolSpec {
-        // Who pins a pool by `kubectl scale` owns this field.
-        replicas: None,
-        ..gpu.unwrap_or(&spec.pool).clone()
-    }
+    let class = class.parse().unwrap_or(Class::Api);
+    let mut pool = match class {
+        Class::Gpu { .. } => spec.gpu_pool.as_ref().unwrap_or(&spec.pool).clone(),
+        Class::Api | Class::Cpu => spec.pool.clone(),
+    };
+    pool.placement = class.placement(pool.placement.gpu);
+    // Who pins a pool by `kubectl scale` owns this field.
+    pool.replicas = None;
+    pool
 }
 
 /// Workers that must be ready before anybody enters: enough for the requests that those who enter

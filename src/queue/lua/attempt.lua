@@ -127,6 +127,29 @@ local function resume(ns, t, p, orphan, now, reason)
   return 'requeued'
 end
 
+-- A worker was lost that ran nothing but a task of this persona. Who does that again and again would take
+-- down a pool that others share: it waits, twice as long each time, and then runs one task at a time, alone.
+local function suspect(ns, id, p, now)
+  p.lost = p.lost + 1
+  if p.lost < QUARANTINE_AFTER or call('SCARD', ns .. 'members:' .. p.pool) < 2 then return end
+  local pause = math.min(QUARANTINE_LONGEST, QUARANTINE_FIRST * 2 ^ (p.lost - QUARANTINE_AFTER))
+  p.not_before = math.max(p.not_before, now + pause)
+  call('ZADD', ns .. 'quarantine', now + pause, id)
+end
+
+-- A worker survived one of its tasks, or its configuration is another one.
+local function acquit(ns, id, p)
+  if p.lost >= QUARANTINE_AFTER then
+    p.not_before = 0
+    call('ZREM', ns .. 'quarantine', id)
+  end
+  p.lost = 0
+end
+
+local function is_suspect(p)
+  return p.lost >= QUARANTINE_AFTER
+end
+
 -- Gives back tasks that a worker has lost. One that was not alone runs alone the next time: only
 -- then it is known to be the cause, so only a loss alone counts as an attempt.
 local function lose(ns, worker, tasks, now, report)
@@ -138,6 +161,7 @@ local function lose(ns, worker, tasks, now, report)
       call('PUBLISH', ns .. 'ctl:' .. worker, task)
       t.solo = true
       local alone = t.alone == 1 and 'workers were lost running this request alone'
+      if alone and p and not orphan then suspect(ns, t.persona, p, now) end
       report[#report + 1] = { task, t.persona, resume(ns, t, p, orphan, now, alone) }
       if p then
         save_persona(ns, t.persona, p)

@@ -15,6 +15,7 @@ local function claim(ns, a)
   local p = load_persona(ns, t.persona)
   if not p or p.pool == '' or t.enqueued_at < p.since then return { 'not_next' } end
   if memory_above(TAKE_MARK, now, 0) then return { 'out_of_memory' } end
+  t.solo = t.solo or is_suspect(p)
   local running = call('SCARD', ns .. 'run:' .. t.persona)
   if p.suspended == 1 or p.not_before > now or running >= p.concurrency
     or call('ZRANGE', ns .. 'q:' .. t.persona, 0, 0)[1] ~= task then

@@ -1,5 +1,7 @@
 -- Closes a pool that has no members, nothing waiting and nothing running; otherwise changes nothing.
--- args: pool
+-- Until the pool is deleted it may be opened again by who does not know: so the epoch of the topology that
+-- closed it stays, and nobody enters any pool by the word of an older one.
+-- args: pool epoch(0 = no topology's)
 local function close(ns, a)
   local pool = a[1]
   local members = call('SMEMBERS', ns .. 'members:' .. pool)
@@ -13,6 +15,8 @@ local function close(ns, a)
   if #members > 0 or running > 0 then return { 'busy', #members, queued, running } end
   call('DEL', ns .. 'pool:' .. pool, ns .. 'members:' .. pool, ns .. 'active:' .. pool, ns .. 'later:' .. pool)
   call('SREM', ns .. 'pools', pool)
+  local layout, epoch = ns .. 'layout', tonumber(a[2])
+  if epoch > tonumber(call('GET', layout) or 0) then call('SET', layout, epoch) end
   return { 'closed' }
 end
 

@@ -8,6 +8,7 @@ local function finish(ns, a)
   stop(ns, t, p, now)
   end_task(ns, t, a[3])
   if p then
+    if not orphan then acquit(ns, t.persona, p) end
     if a[4] == '1' and not orphan then
       local service = now - t.taken_at
       p.completed = p.completed + 1

@@ -12,6 +12,9 @@ local LOOK_EVERY = 5          -- ms between two looks for an idle slot of one po
 local LIVE = 15000            -- ms after its last heartbeat that a worker counts as capacity
 local TOMBSTONE = 600000      -- ms that a removed persona is remembered
 local DEAD_LETTERS = 1000
+local QUARANTINE_AFTER = 3         -- workers lost in a row to requests of a persona that ran alone
+local QUARANTINE_FIRST = 30000     -- ms of the first quarantine; each one more is twice as long
+local QUARANTINE_LONGEST = 1800000
 local DEAD_PAYLOAD = 65536    -- bytes of a payload that a dead letter keeps
 local ENQUEUE_MARK, TAKE_MARK = 0.90, 0.95
 
@@ -55,11 +58,12 @@ local function unpack_persona(route, live)
   p.pool, p.lane, p.concurrency, p.max_length, p.priority, p.weight, p.suspended, p.max_attempts,
     p.generation, p.provider, p.since = cmsgpack.unpack(route)
   if live then
-    p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum, p.service_sum =
+    p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost =
       cmsgpack.unpack(live)
+    p.lost = p.lost or 0 -- an earlier version wrote none
   else
     p.vt, p.seq, p.not_before, p.service = 0, 0, 0, 0
-    p.arrived, p.completed, p.wait_sum, p.service_sum = 0, 0, 0, 0
+    p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost = 0, 0, 0, 0, 0
   end
   return p
 end
@@ -71,7 +75,7 @@ end
 
 local function pack_live(p)
   return cmsgpack.pack(p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum,
-    p.service_sum)
+    p.service_sum, p.lost)
 end
 
 local function load_persona(ns, id)

@@ -17,6 +17,7 @@ local function remove(ns, a)
       call('SREM', ns .. 'active:' .. p.pool, id)
     end
     call('SREM', ns .. 'personas', id)
+    call('ZREM', ns .. 'quarantine', id)
     call('DEL', key)
     call('HSET', key, 'gone', uid)
     call('PEXPIRE', key, TOMBSTONE)

@@ -19,6 +19,8 @@ local function route(ns, a)
   if h[5] and call('ZCARD', ns .. 'q:' .. id) > 0 then return { 'other_uid', h[5] } end
   if h[1] and h[1] ~= uid then return { 'other_uid', h[1] } end
   if h[2] and epoch < tonumber(h[2]) then return { 'stale_epoch', h[2] } end
+  local layout = target == 'pool' and call('GET', ns .. 'layout')
+  if layout and epoch < tonumber(layout) then return { 'stale_epoch', layout } end
   local old = h[3] and unpack_persona(h[3], h[4])
   if old and generation < old.generation then return { 'stale_generation', old.generation } end
   if target == 'unchanged' then pool = old and old.pool or '' end
@@ -26,7 +28,8 @@ local function route(ns, a)
   if pool ~= '' and call('HGET', ns .. 'pool:' .. pool, 'state') ~= 'open' then return { 'closed_pool' } end
 
   local p = old and unpack_persona(h[3], h[4])
-    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0 }
+    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0, lost = 0 }
+  if old and generation > old.generation then acquit(ns, id, p) end
   p.pool, p.lane, p.generation, p.provider = pool, a[5], generation, a[15]
   p.concurrency, p.max_length, p.priority = tonumber(a[9]), tonumber(a[10]), tonumber(a[11])
   p.weight, p.suspended, p.max_attempts = tonumber(a[12]), tonumber(a[13]), tonumber(a[14])
@@ -56,7 +59,7 @@ local function route(ns, a)
     call('PERSIST', key)
   end
   reindex(ns, id, p, now, p.concurrency)
-  return { 'routed', old and old.pool ~= pool and old.pool or '', call('ZCARD', ns .. 'q:' .. id) }
+  return { 'routed', old and old.pool ~= pool and old.pool or '', pool, call('ZCARD', ns .. 'q:' .. id) }
 end
 
 register('route', route)

@@ -63,7 +63,8 @@ local function stats(ns, a)
   local h = call('HMGET', ns .. 'pool:' .. pool, 'state', 'arrived', 'completed', 'wait_sum', 'service_sum', 'duties')
   return { h[1] == 'open' and 1 or 0, call('GET', ns .. 'epoch') or '', now, s.demand, lanes,
     call('SCARD', ns .. 'members:' .. pool), s.concurrency, s.queued, s.runnable, s.running, s.oldest,
-    h[2] or '0', h[3] or '0', h[4] or '0', h[5] or '0', workers_of(ns, pool), h[6] or '' }
+    h[2] or '0', h[3] or '0', h[4] or '0', h[5] or '0', workers_of(ns, pool), h[6] or '',
+    call('ZCARD', ns .. 'quarantine') }
 end
 
 register('stats', stats, { 'allow-oom' })

@@ -93,7 +93,8 @@ local function next_task(ns, c, w, now)
     if not head[1] then return nil end
     local h = call('HMGET', ns .. 't:' .. head[1], 'state', 'meta', 'payload', 'attempts', 'solo')
     if h[1] == 'queued' then
-      local t = { id = head[1], payload = h[3], attempts = tonumber(h[4] or 0), solo = h[5] == '1' }
+      local t = { id = head[1], payload = h[3], attempts = tonumber(h[4] or 0),
+        solo = h[5] == '1' or is_suspect(c.p) }
       unpack_meta(t, h[2])
       if t.deadline <= now then
         call('ZREM', ns .. 'due', t.id)

@@ -13,11 +13,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdout, getppid};
-use testbed::registry;
+use testbed::{Stop, registry};
 use tokio::io::AsyncReadExt;
 
 use super::output;
-use super::up::{Stop, Up};
+use super::up::Up;
 
 /// The flag that makes a process a holder: the pid of its starter.
 pub const HOLDER: &str = "--holder-for";

@@ -9,8 +9,7 @@ use clap::Args;
 use testbed::process::is_alive;
 use testbed::registry::Claim;
 use testbed::stack::{Facts, seconds};
-use testbed::{ModelOptions, NodeKind, Stack, StackOptions, cluster, nodes, progress};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use testbed::{ModelOptions, NodeKind, Stack, StackOptions, Stop, cluster, nodes, progress};
 
 use super::{Name, detach, output};
 
@@ -45,28 +44,6 @@ pub struct Up {
     detach: bool,
     #[arg(long, hide = true)]
     holder_for: Option<i32>,
-}
-
-/// Ctrl-C and its relatives.
-pub struct Stop([Signal; 3]);
-
-impl Stop {
-    fn new() -> Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    pub async fn wanted(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 impl Up {

@@ -4,13 +4,13 @@ use std::env;
 use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::packages::{self, Package};
 use crate::process::spawn_bound;
+use crate::progress::Slow;
 
 pub(crate) const MUSL: &[Package] = &[Package {
     name: "musl-tools",
@@ -50,17 +50,14 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     command.args(["--package", name, "--bin", name]);
     let triple = link_statically(&mut command);
     command.args(["--target", &triple]);
-    crate::progress::line(format_args!(
-        "building {name} for {triple} (some minutes the first time)"
-    ));
-    let start = Instant::now();
+    let doing = format!("building {name} for {triple}");
+    let _slow = Slow::new(doing, "some minutes the first time");
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let cargo = spawn_bound(command).context("cannot run cargo")?;
     let output = cargo.wait_with_output()?;
     if !output.status.success() {
         bail!("cargo could not build {name}: {}", output.status);
     }
-    crate::progress::line(format_args!("{name} is built, {:.0?}", start.elapsed()));
     executable(&output.stdout).with_context(|| format!("cargo built no executable {name}"))
 }
 

@@ -22,6 +22,7 @@ struct Case {
     present: Option<(WorkerPool, Option<BTreeSet<String>>)>,
     published: Option<Published>,
     is_ours: bool,
+    quarantined_until_ms: Option<u64>,
 }
 
 impl Case {
@@ -37,6 +38,7 @@ impl Case {
             present: None,
             published: None,
             is_ours: true,
+            quarantined_until_ms: None,
         }
     }
 
@@ -59,6 +61,12 @@ impl Case {
         before.phase = Some(Phase::PerPersona);
         self.published = Some(published);
         self.present = Some((pool, Some(set(lanes))));
+        self
+    }
+
+    /// Its requests took workers along: it waits until this second.
+    fn quarantined(mut self, until: i64) -> Self {
+        self.quarantined_until_ms = u64::try_from(at(until).as_millisecond()).ok();
         self
     }
 
@@ -87,6 +95,7 @@ impl Case {
             live: PersonaStats {
                 queued: 3,
                 running: 2,
+                quarantined_until_ms: self.quarantined_until_ms,
             },
         })
     }

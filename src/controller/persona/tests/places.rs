@@ -329,3 +329,23 @@ fn a_persona_that_lost_its_pool_waits_for_it() {
     let waits = "False/WaitingForPool";
     is(case.says(), None, waits, "True/Routed");
 }
+
+#[test]
+fn who_takes_workers_along_is_in_quarantine_until_it_is_over() {
+    let held = |until| {
+        let case = Case::new(a_persona("p")).in_pool(generic(), &["-"]);
+        case.home(ready(generic(), 1), &["-"]).quarantined(until)
+    };
+    let (_, says, routed) = held(30).says();
+    assert_eq!(
+        (says.as_str(), routed.as_str()),
+        ("False/Quarantined", "True/Routed")
+    );
+    assert!(
+        held(30).message().contains("until 2027-01-15T08:00:30Z"),
+        "{}",
+        held(30).message()
+    );
+    let (_, says, _) = held(0).says();
+    assert_eq!(says, "True/Serving");
+}

@@ -52,7 +52,9 @@ impl Scene {
                 template: template(&pool, &setup),
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
+                largest_gpu: None,
                 concurrency: None,
+                external: Vec::new(),
                 stats: Ok(Arc::new(stats)),
                 pool,
             },
@@ -236,6 +238,23 @@ fn a_new_template_rolls_with_surge_and_never_below_the_size() {
     let plan = scene.visit(2);
     assert_eq!(plan.drain.len(), 1);
     assert!(plan.create.is_empty(), "the old one is still there");
+}
+
+#[test]
+fn a_worker_on_a_cordoned_node_is_replaced_before_it_goes() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
+    scene.pod("a").node_going = true;
+    let plan = scene.visit(0);
+    assert_eq!((plan.create.len(), plan.drain.len()), (1, 0));
+    let hash = scene.hash();
+    scene.add("b", &hash, 0);
+    assert_eq!(scene.visit(1).drain, ["a"]);
+    scene.pod("a").node_going = false;
+    let plan = scene.visit(2);
+    assert!(
+        plan.undrain.is_empty() && plan.create.is_empty(),
+        "b is enough"
+    );
 }
 
 #[test]

@@ -7,8 +7,9 @@ use super::*;
 use crate::controller::pool::plan::plan;
 use crate::controller::pool::template::{Setup, template};
 use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::scaling::Reading;
 
-fn observed(spec: serde_json::Value) -> Observed {
+pub fn observed(spec: serde_json::Value) -> Observed {
     let pool: crate::api::WorkerPool = serde_json::from_value(json!({
         "apiVersion": "persona.dev/v1alpha1",
         "kind": "WorkerPool",
@@ -29,7 +30,9 @@ fn observed(spec: serde_json::Value) -> Observed {
         template: template(&pool, &setup),
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
+        largest_gpu: None,
         concurrency: None,
+        external: Vec::new(),
         stats: Ok(Arc::new(PoolStats {
             open: true,
             epoch: Some("e".into()),
@@ -39,7 +42,7 @@ fn observed(spec: serde_json::Value) -> Observed {
     }
 }
 
-fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
+pub fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
     o.pods.push(PodView {
         name: uid.into(),
         uid: uid.into(),
@@ -54,6 +57,14 @@ fn pod(o: &mut Observed, uid: &str, ready: bool, running: u32) {
         running,
         ..WorkerStats::default()
     });
+}
+
+/// The worker runs that many requests now.
+pub fn running(o: &mut Observed, uid: &str, count: u32) {
+    let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+    for worker in stats.workers.iter_mut().filter(|w| w.uid == uid) {
+        worker.running = count;
+    }
 }
 
 fn stated(o: &Observed) -> WorkerPoolStatus {
@@ -147,15 +158,42 @@ fn a_pinned_size_and_a_blind_pool_are_said() {
 }
 
 #[test]
-fn what_is_in_the_kind_and_not_served_yet_is_said() {
+fn a_metric_from_elsewhere_that_fails_is_said_by_name() {
     let metric = json!({"type": "Prometheus", "prometheus": {
         "serverAddress": "http://p:9090", "query": "up", "target": 1.0,
     }});
-    let status = stated(&observed(json!({"scaling": {"metrics": [metric]}})));
-    assert_eq!(said(&status, SCALING_ACTIVE).1, "MetricNotServed");
-    let gpu = json!({"device": "gpu", "gpu": {"deviceClassName": "gpus"}});
-    let status = stated(&observed(json!({"placement": gpu})));
-    assert_eq!(said(&status, SCHEDULABLE).1, "NotServed");
+    let mut o = observed(json!({"scaling": {"metrics": [metric]}}));
+    o.external = vec![Reading::Failed {
+        name: "Prometheus up".into(),
+        why: "cannot be reached".into(),
+    }];
+    let (_, reason, message) = said(&stated(&o), SCALING_ACTIVE);
+    assert_eq!(reason, "MetricUnavailable");
+    assert_eq!(message, "Prometheus up: cannot be reached");
+    o.external = vec![Reading::External {
+        name: "Prometheus up".into(),
+        value: 3.0,
+        target: 1.0,
+    }];
+    let status = stated(&o);
+    assert_eq!(said(&status, SCALING_ACTIVE).1, "FollowsMetrics");
+    assert_eq!(status.desired_replicas, 3);
+}
+
+#[test]
+fn a_pool_that_no_gpu_fits_says_what_it_needs_and_what_there_is() {
+    let gpu = json!({"device": "gpu", "gpu": {"count": 2, "memory": "80Gi"}});
+    let mut o = observed(json!({"placement": gpu}));
+    pod(&mut o, "a", false, 0);
+    o.pods[0].unschedulable = Some((o.now, "0/3 nodes are available".into()));
+    o.largest_gpu = Some((23_034, "NVIDIA-L4".into()));
+    assert_eq!(
+        said(&stated(&o), SCHEDULABLE).2,
+        "0/3 nodes are available; a pod needs 2 nvidia.com/gpu of 80Gi on one node; the largest GPU \
+         that nodes' labels tell of has 23034 MiB (NVIDIA-L4)"
+    );
+    o.pods[0].unschedulable = None;
+    assert_eq!(said(&stated(&o), SCHEDULABLE).0, "True");
 }
 
 #[test]

@@ -1,0 +1,10 @@
+//! The operator as its users get it: installed by helm on a real node, with real pods.
+
+mod crashes;
+mod harness;
+mod load;
+mod metrics;
+mod moves;
+mod notes;
+mod personas;
+mod uninstall;

@@ -1,0 +1,18 @@
+//! What each part of the protocol is there for: leave it out, and the model must find what goes wrong.
+
+/// A part that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// A persona enters a pool that has shown no worker.
+    SwitchBeforeReady,
+    /// A worker asks whether it may take, and takes, in two calls.
+    DrainNotAtomicWithTake,
+    /// `finish` looks at the task's state and not at the fence.
+    FinishWithoutFence,
+    /// `route` takes the word of whoever speaks last.
+    OldEpochAccepted,
+    /// `close` leaves no trace of the epoch that it was for.
+    CloseForgetsTheLayout,
+    /// A controller takes the place that it knew of for the one where a persona stayed.
+    BelievesItsMemory,
+}

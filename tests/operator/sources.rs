@@ -1,0 +1,137 @@
+//! Pools whose size follows Prometheus and RabbitMQ, with workers that know nothing of the operator.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use persona_operator::api::WorkerPool;
+use serde_json::{Value, json};
+use testbed::{Prometheus, PrometheusOptions, RabbitMq};
+
+use crate::harness::{Operator, reason};
+use crate::upstream::{Upstream, answer};
+
+/// A pool of workers that only sleep, sized by one metric.
+async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()> {
+    let mut spec = json!({
+        "minReplicas": 0,
+        "maxReplicas": 9,
+        "idleTimeout": "1s",
+        "scaling": {"metrics": metrics},
+        "template": {"containers": {"worker": {
+            "image": "sleeper.test/sleep:1", "args": ["1000000"],
+        }}},
+    });
+    if let Value::Object(more) = more {
+        for (key, value) in more {
+            spec["scaling"][key] = value;
+        }
+    }
+    operator
+        .create::<WorkerPool>(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": "sleepers"},
+            "spec": spec,
+        }))
+        .await?;
+    Ok(())
+}
+
+fn size(wanted: i32) -> impl Fn(Option<&WorkerPool>) -> bool {
+    move |pool| {
+        let status = pool.and_then(|p| p.status.as_ref());
+        status.is_some_and(|s| s.ready_replicas == wanted && s.replicas == wanted)
+    }
+}
+
+fn failing(pool: Option<&WorkerPool>) -> bool {
+    pool.is_some_and(|p| reason(p, "ScalingActive").as_deref() == Some("MetricUnavailable"))
+}
+
+#[tokio::test]
+async fn a_pool_follows_a_prometheus_query_and_does_not_shrink_while_that_is_away() -> Result<()> {
+    let jobs = Arc::new(AtomicU32::new(14));
+    let counted = jobs.clone();
+    let exporter = Upstream::start(move |_| {
+        let text = format!("jobs {}\n", counted.load(Ordering::Relaxed));
+        answer(200, "content-type: text/plain; version=0.0.4\r\n", &text)
+    })
+    .await;
+    let target = exporter.root_url();
+    let target = target.trim_start_matches("http://").parse()?;
+    let prometheus = Prometheus::start(PrometheusOptions {
+        jobs: [("jobs".to_owned(), vec![target])].into(),
+        ..PrometheusOptions::default()
+    })
+    .await?;
+    let operator = Operator::start("prometheus").await?;
+    let metric = json!([{"type": "Prometheus", "prometheus": {
+        "serverAddress": prometheus.url(), "query": "sum(jobs) or vector(0)", "target": 4,
+    }}]);
+    let fallback = json!({"fallback": {"replicas": 6}});
+    sleepers(&operator, metric, fallback).await?;
+    let pool = operator.until("sleepers", "at four", size(4)).await?;
+    let pool = pool.context("gone")?;
+    assert_eq!(
+        reason(&pool, "ScalingActive").as_deref(),
+        Some("FollowsMetrics")
+    );
+    let said = &pool.status.context("no status")?.history[0].reason;
+    assert!(said.contains("14"), "{said}");
+
+    jobs.store(0, Ordering::Relaxed);
+    prometheus.component().kill().await?;
+    operator.until("sleepers", "blind", failing).await?;
+    operator
+        .until("sleepers", "at its fallback", size(6))
+        .await?;
+    prometheus.component().restart().await?;
+    operator.until("sleepers", "empty", size(0)).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_pool_follows_a_rabbitmq_queue_as_whom_its_owner_allows() -> Result<()> {
+    let rabbit = RabbitMq::start().await?;
+    rabbit.declare("jobs").await?;
+    rabbit.publish("jobs", 25).await?;
+    let credentials = tempfile::tempdir()?;
+    let folder = credentials.path().to_string_lossy().into_owned();
+    let settings = [("PERSONA_METRIC_CREDENTIALS_DIR", folder.as_str())];
+    let operator = Operator::start_with("rabbitmq", &settings).await?;
+    let metric = json!([{"type": "RabbitMQ", "rabbitmq": {
+        "managementAddress": rabbit.url(), "queue": "jobs", "target": 5,
+    }}]);
+    sleepers(&operator, metric, Value::Null).await?;
+    let refused = |pool: Option<&WorkerPool>| {
+        let conditions = pool.and_then(|p| p.status.as_ref()).map(|s| &s.conditions);
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|c| c.type_ == "ScalingActive" && c.message.contains("401"))
+    };
+    operator.until("sleepers", "refused", refused).await?;
+
+    let (username, password) = rabbit.login();
+    let login = json!({"address": rabbit.url(), "username": username, "password": password});
+    fs::write(credentials.path().join("rabbit"), login.to_string())?;
+    operator.until("sleepers", "at five", size(5)).await?;
+    rabbit.purge("jobs").await?;
+    operator.until("sleepers", "empty", size(0)).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn of_several_metrics_the_largest_wins() -> Result<()> {
+    let prometheus = Prometheus::start(PrometheusOptions::default()).await?;
+    let operator = Operator::start("several").await?;
+    let query = |query: &str| {
+        json!({"type": "Prometheus", "prometheus": {
+            "serverAddress": prometheus.url(), "query": query, "target": 1,
+        }})
+    };
+    let metrics = json!([query("vector(2)"), query("vector(3)")]);
+    sleepers(&operator, metrics, Value::Null).await?;
+    operator.until("sleepers", "at three", size(3)).await?;
+    operator.stop().await
+}
