@@ -212,7 +212,7 @@ pub struct ModelServer {
 }
 
 /// Where model files come from: exactly one of the fields.
-#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::model_cache()))]
 pub struct ModelCache {

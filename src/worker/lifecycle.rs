@@ -61,7 +61,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         link,
         lanes: Lanes::new(credentials.clone()),
         credentials,
-        configs: Configs::default(),
+        configs: Configs::new(options.model_endpoint.clone()),
         providers,
         emitter: Arc::new(Emitter::new(roster.clone())),
         roster,

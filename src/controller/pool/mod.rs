@@ -5,6 +5,7 @@ mod disruption;
 mod gpu;
 mod observe;
 mod plan;
+pub mod server;
 mod status;
 pub mod template;
 
