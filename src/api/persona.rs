@@ -146,6 +146,20 @@ pub struct Model {
     pub server: Option<ModelServer>,
 }
 
+impl Model {
+    /// The server that runs the model in the pods of the persona's pool; none where it is reached
+    /// elsewhere.
+    pub fn served_by(&self) -> Option<ModelServerKind> {
+        match (self.provider, &self.endpoint, &self.server) {
+            (Provider::Ollama | Provider::OpenAICompatible, None, Some(server)) => {
+                Some(server.kind)
+            }
+            (Provider::Ollama, None, None) => Some(ModelServerKind::Ollama),
+            _ => None,
+        }
+    }
+}
+
 /// One key of a Secret in the same namespace.
 #[derive(
     Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,

@@ -1,6 +1,6 @@
 //! The server that runs a persona's model in the pods of its pool. Pure.
 
-use crate::api::{Model, ModelCache, ModelServerKind, Provider};
+use crate::api::{Model, ModelCache, ModelServerKind};
 
 /// Port of Ollama.
 const OLLAMA_PORT: u16 = 11_434;
@@ -25,19 +25,8 @@ pub struct Server {
 impl Server {
     /// The server that the model needs; none where it is reached elsewhere.
     pub fn of(model: &Model) -> Option<Self> {
-        let local = matches!(
-            model.provider,
-            Provider::Ollama | Provider::OpenAICompatible
-        );
-        if !local || model.endpoint.is_some() {
-            return None;
-        }
+        let kind = model.served_by()?;
         let server = model.server.as_ref();
-        let kind = match (server, model.provider) {
-            (Some(server), _) => server.kind,
-            (None, Provider::Ollama) => ModelServerKind::Ollama,
-            (None, _) => return None,
-        };
         let swaps = kind == ModelServerKind::Ollama;
         let context = model.requirements.as_ref().and_then(|r| r.context_tokens);
         Some(Self {

@@ -59,7 +59,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         address: SocketAddr::new(options.pod_ip, server.address().port()).to_string(),
         duties,
         link,
-        lanes: Lanes::new(credentials.clone()),
+        lanes: Lanes::new(credentials.clone(), &options.models),
         credentials,
         configs: Configs::new(options.model_endpoint.clone()),
         providers,

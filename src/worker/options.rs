@@ -43,6 +43,9 @@ pub struct Options {
     /// Base URL of the model server beside it, for personas whose model has no endpoint.
     #[arg(long, env = "PERSONA_MODEL_ENDPOINT")]
     pub model_endpoint: Option<String>,
+    /// Models that the server beside it has, separated by blanks.
+    #[arg(long, env = "PERSONA_MODELS", value_delimiter = ' ')]
+    pub models: Vec<String>,
     /// What the pool runs on, a label of metrics.
     #[arg(long, env = "PERSONA_DEVICE", default_value = "cpu", value_parser = ["cpu", "gpu"])]
     pub device: String,

@@ -1,6 +1,7 @@
 //! The whole operator on a real API server, with worker processes.
 
 mod crashes;
+mod gpus;
 mod harness;
 mod moves;
 mod nodes;

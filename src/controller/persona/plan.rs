@@ -303,8 +303,11 @@ fn keeps_what_it_has(observed: &Observed<'_>, home: Option<&Home>, lane: &str) -
         (Some(Home::Managed { class: wanted, .. }), Some(class)) => wanted.to_string() != *class,
         _ => false,
     };
+    // Its old server has not the new model.
+    let served = observed.persona.spec.model.served_by().is_some();
+    let other_server = served && home.and_then(Home::pool) != Some(present.name());
     let other_lane = !present.is_asleep() && present.holds(lane) == Some(false);
-    !present.is_leaving() && (other_class || other_lane)
+    !present.is_leaving() && (other_class || other_server || other_lane)
 }
 
 /// What keeps a persona from being served in the pool where it is and belongs.

@@ -159,7 +159,11 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
                 Some(reference) => {
                     format!("key {} of Secret {}", reference.key, reference.name)
                 }
-                None => "what it needs".to_owned(),
+                None => {
+                    let model = &persona.spec.model.name;
+                    let message = format!("no worker of WorkerPool {pool} has model {model} yet");
+                    return ("WaitingForModel", message);
+                }
             };
             let message = format!(
                 "no worker of WorkerPool {pool} holds {missing} yet: create it if it is missing"

@@ -41,6 +41,14 @@ pub struct Serving {
     pub memory_mib: Option<u64>,
 }
 
+impl Serving {
+    /// The models, separated by blanks, which none of their names has.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.models.iter().map(String::as_str).collect();
+        names.join(" ")
+    }
+}
+
 /// The sidecar and its volumes. `gpus` are those of the pod; none on CPUs.
 pub fn sidecar(
     serving: &Serving,
@@ -161,8 +169,7 @@ fn env(serving: &Serving) -> Vec<EnvVar> {
     let mut pairs = vec![("HOME", HOME.to_owned()), ("USER", "persona".to_owned())];
     match serving.server.kind {
         ModelServerKind::Ollama => {
-            let models: Vec<&str> = serving.models.iter().map(String::as_str).collect();
-            pairs.push(("PERSONA_MODELS", models.join(" ")));
+            pairs.push(("PERSONA_MODELS", serving.names()));
             pairs.push(("OLLAMA_MODELS", MODELS.to_owned()));
             // Models stay loaded as long as there is memory for them.
             pairs.push(("OLLAMA_KEEP_ALIVE", "-1".to_owned()));

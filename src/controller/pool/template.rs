@@ -257,8 +257,12 @@ fn worker(
 fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
     let spec = &pool.spec;
     let recycle = &spec.recycle;
-    let endpoint = setup.serving.map(|serving| serving.server.endpoint());
-    let endpoint = endpoint.map(|endpoint| value("PERSONA_MODEL_ENDPOINT", endpoint));
+    let beside = setup.serving.map(|serving| {
+        [
+            value("PERSONA_MODEL_ENDPOINT", serving.server.endpoint()),
+            value("PERSONA_MODELS", serving.names()),
+        ]
+    });
     let mut env = vec![
         value("PERSONA_LISTEN", format!("0.0.0.0:{PORT}")),
         value("PERSONA_QUEUE_URL", setup.queue_url),
@@ -279,7 +283,7 @@ fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
     ];
-    env.extend(endpoint);
+    env.extend(beside.into_iter().flatten());
     env
 }
 
