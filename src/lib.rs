@@ -4,6 +4,7 @@
 //! - [`controller`] Kubernetes: one folder a kind: observe (I/O), plan (pure), apply (I/O), status
 //! - [`gateway`] HTTP: the OpenAI-compatible API, API keys, health
 //! - [`placement`] pure: model -> class of workers
+//! - [`plan`] what the controller would do with a number of personas
 //! - [`provider`] model back ends behind one trait
 //! - [`queue`] the queue in Redis: keys, functions, typed client
 //! - [`scaling`] pure: demand -> size, and who goes
@@ -16,6 +17,7 @@ pub mod api;
 pub mod controller;
 pub mod gateway;
 pub mod placement;
+pub mod plan;
 pub mod provider;
 pub mod queue;
 pub mod scaling;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, simulator, telemetry, worker};
+use persona_operator::{api, controller, gateway, plan, simulator, telemetry, worker};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Gateway(Box<gateway::Options>),
     /// Runs the tasks of a pool's personas.
     Worker(Box<worker::Options>),
+    /// Says what would happen with a number of personas: phase, pools, workers, moves. Asks no cluster.
+    Plan(plan::Options),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds {
         /// Writes one file a definition into this folder instead.
@@ -46,6 +48,10 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     if let Command::Crds { dir } = &cli.command {
         return crds(dir.as_deref());
+    }
+    if let Command::Plan(options) = &cli.command {
+        print!("{}", plan::run(options)?);
+        return Ok(());
     }
     if let Command::Simulate(options) = &cli.command {
         print!("{}", simulator::run(options)?);
@@ -67,6 +73,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Controller(options) => controller::run(*options, stop).await?,
         Command::Gateway(options) => gateway::run(*options, stop).await?,
         Command::Worker(options) => worker::run(*options, stop).await?,
+        Command::Plan(options) => print!("{}", plan::run(&options)?),
         Command::Crds { dir } => crds(dir.as_deref())?,
         Command::Simulate(options) => print!("{}", simulator::run(&options)?),
     }

@@ -1,0 +1,113 @@
+use insta::assert_snapshot;
+
+use super::*;
+
+fn plan(options: &Options) -> String {
+    answer(options, &[], Timestamp::UNIX_EPOCH).expect("a plan")
+}
+
+fn numbers(from: Option<u32>, personas: u32, types: u32) -> Options {
+    Options {
+        personas: Some(personas),
+        types,
+        from,
+        ..Options::default()
+    }
+}
+
+fn files(options: &Options, text: &str) -> Result<String, Error> {
+    let file = (PathBuf::from("manifests.yaml"), text.to_owned());
+    answer(options, &[file], Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn a_first_few_have_a_pool_each() {
+    assert_snapshot!(plan(&numbers(None, 3, 1)));
+}
+
+#[test]
+fn an_eleventh_brings_all_together() {
+    assert_snapshot!(plan(&numbers(Some(10), 11, 2)));
+}
+
+#[test]
+fn from_nine_to_sixty() {
+    assert_snapshot!(plan(&numbers(Some(9), 60, 4)));
+}
+
+#[test]
+fn one_more_within_a_phase_moves_nobody() {
+    assert_snapshot!(plan(&numbers(Some(60), 61, 4)));
+}
+
+#[test]
+fn from_sixty_back_to_eight_takes_the_stabilization() {
+    assert_snapshot!(plan(&numbers(Some(60), 8, 4)));
+}
+
+#[test]
+fn adapters_make_a_hundred_and_one_specialized() {
+    let options = Options {
+        adapters: 5,
+        ..numbers(Some(100), 101, 40)
+    };
+    assert_snapshot!(plan(&options));
+}
+
+#[test]
+fn manifests_say_who_there_is_and_how_they_share() {
+    let text = r#"
+apiVersion: persona.dev/v1alpha1
+kind: PersonaTopology
+metadata: {name: default}
+spec:
+  thresholds: {generic: 1, hybrid: 2, specialized: 3}
+  pool:
+    minReplicas: 2
+    maxReplicas: 4
+    slotsPerWorker: 8
+    template:
+      containers:
+        worker:
+          resources: {requests: {memory: 1Gi}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: passed-over}
+---
+apiVersion: persona.dev/v1alpha1
+kind: Persona
+metadata: {name: writer}
+spec: {type: Writer, model: {provider: OpenAI, name: m}}
+---
+apiVersion: persona.dev/v1alpha1
+kind: Persona
+metadata: {name: critic}
+spec: {type: Critic, model: {provider: Anthropic, name: m}}
+---
+apiVersion: persona.dev/v1alpha1
+kind: Persona
+metadata: {name: alone}
+spec: {model: {provider: OpenAI, name: m}, poolRef: {name: mine}}
+"#;
+    let options = Options {
+        from: Some(1),
+        ..Options::default()
+    };
+    assert_snapshot!(files(&options, text).expect("a plan"));
+}
+
+#[test]
+fn a_manifest_that_is_wrong_is_named() {
+    let text = "kind: Persona\nmetadata: {name: p}\nspec: {model: {name: m}}\n";
+    let error = files(&Options::default(), text).expect_err("no provider");
+    let words = error.to_string();
+    assert!(
+        words.starts_with("manifests.yaml: Persona p: missing field `provider`"),
+        "{words}"
+    );
+    let error = files(&Options::default(), "a: [").expect_err("not YAML");
+    assert!(matches!(error, Error::Yaml { .. }));
+    let error = answer(&numbers(None, u32::MAX, 1), &[], Timestamp::UNIX_EPOCH);
+    assert!(matches!(error, Err(Error::TooMany { .. })));
+}
