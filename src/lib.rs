@@ -8,6 +8,7 @@
 //! - [`provider`] model back ends behind one trait
 //! - [`queue`] the queue in Redis: keys, functions, typed client
 //! - [`scaling`] pure: demand -> size, and who goes
+//! - [`simulator`] sizes on virtual time: our planner beside KEDA, an HPA and an oracle
 //! - [`telemetry`] logs, metrics, health, signals: what every process has
 //! - [`topology`] pure: number of personas -> phase, persona -> pool
 //! - [`worker`] the process in a pool's pods: tasks, leases, drain, recycling, health
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod provider;
 pub mod queue;
 pub mod scaling;
+pub mod simulator;
 pub mod telemetry;
 pub mod topology;
 pub mod worker;

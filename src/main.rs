@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, plan, telemetry, worker};
+use persona_operator::{api, controller, gateway, plan, simulator, telemetry, worker};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -40,6 +40,8 @@ enum Command {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Plays traces of tasks to the autoscaler, KEDA and an HPA on virtual time.
+    Simulate(Box<simulator::Options>),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -49,6 +51,10 @@ fn main() -> anyhow::Result<()> {
     }
     if let Command::Plan(options) = &cli.command {
         print!("{}", plan::run(options)?);
+        return Ok(());
+    }
+    if let Command::Simulate(options) = &cli.command {
+        print!("{}", simulator::run(options)?);
         return Ok(());
     }
     telemetry::init_logging(cli.log_format)?;
@@ -69,6 +75,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Worker(options) => worker::run(*options, stop).await?,
         Command::Plan(options) => print!("{}", plan::run(&options)?),
         Command::Crds { dir } => crds(dir.as_deref())?,
+        Command::Simulate(options) => print!("{}", simulator::run(&options)?),
     }
     Ok(())
 }

@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 
 /// Windows over which arrivals are compared with the rate in use, in seconds.
 const WINDOWS: [f64; 7] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+/// Windows whose means [`Arrivals::at_least`] looks at, in seconds.
+const SHORT_WINDOWS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 /// Time between two counts that are kept, in ms.
-const GRAIN_MS: u64 = 1000;
+const GRAIN_MS: u64 = 500;
 /// A constant rate is mistaken for a change this often an hour, for each window.
-const FALSE_ALARMS: f64 = 0.1;
+const FALSE_ALARMS: f64 = 0.3;
 
 /// The rate of a Poisson stream, held until the stream contradicts it.
 ///
@@ -71,18 +73,37 @@ impl Arrivals {
         }
     }
 
-    fn follow(&mut self) {
+    /// Tasks a second that lately came at the least: the highest mean of the last 1 to 32 s, each less
+    /// two of its standard errors. 0 if that is not above the rate in use. For tasks that wait already:
+    /// too restless to size by.
+    pub fn at_least(&self) -> f64 {
+        let means = SHORT_WINDOWS.iter().filter_map(|window| {
+            let (_, came, seconds) = self.since(*window)?;
+            let rate = (came - 2.0 * came.sqrt()) / seconds;
+            (rate > self.rate).then_some(rate)
+        });
+        means.fold(0.0, f64::max)
+    }
+
+    /// Of a window: the index of its first count, what came, and its seconds; none while less than
+    /// half of it was seen.
+    fn since(&self, window: f64) -> Option<(usize, f64, f64)> {
         let (at_ms, arrived) = self.last;
+        let from = at_ms.saturating_sub(ms(window));
+        let index = self.counts.partition_point(|(at, _)| *at < from);
+        let (since, before) = *self.counts.get(index)?;
+        let seconds = (at_ms - since) as f64 / 1000.0;
+        let came = arrived.saturating_sub(before) as f64;
+        (seconds >= window / 2.0).then_some((index, came, seconds))
+    }
+
+    fn follow(&mut self) {
         let strongest = WINDOWS
             .iter()
             .filter_map(|window| {
-                let from = at_ms.saturating_sub(ms(*window));
-                let index = self.counts.partition_point(|(at, _)| *at < from);
-                let (since, before) = *self.counts.get(index)?;
-                let seconds = (at_ms - since) as f64 / 1000.0;
-                let came = arrived.saturating_sub(before) as f64;
+                let (index, came, seconds) = self.since(*window)?;
                 let excess = surprise(came, self.rate * seconds) - limit(*window);
-                (seconds >= window / 2.0 && excess > 0.0).then_some((excess, index, came / seconds))
+                (excess > 0.0).then_some((excess, index, came / seconds))
             })
             .max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, index, rate)) = strongest {

@@ -23,6 +23,8 @@ const LONGEST_PERIOD: u64 = 1800;
 pub struct Rules {
     /// How far back recommendations count.
     pub window: Duration,
+    /// The user has set the window.
+    pub is_own_window: bool,
     /// Relative change below which nothing is done.
     pub tolerance: f64,
     policies: Vec<ScalingPolicy>,
@@ -56,6 +58,7 @@ impl Rules {
         let seconds = given.and_then(|rules| rules.stabilization_window_seconds);
         let own = given.map(|rules| rules.policies.clone());
         Self {
+            is_own_window: seconds.is_some(),
             window: seconds.map_or(window, |s| Duration::from_secs(s.into())),
             tolerance: given.and_then(|rules| rules.tolerance).unwrap_or(tolerance),
             policies: own.filter(|own| !own.is_empty()).unwrap_or(policies),

@@ -9,6 +9,7 @@ use super::arrivals::Arrivals;
 use super::behavior::{Changes, Highest, Lowest, Window};
 use super::need::Inputs;
 use super::reading::QueueReading;
+use super::regret::Regret;
 use super::service::Service;
 use crate::api::{ScaleRecord, WorkerPoolSpec};
 
@@ -25,6 +26,7 @@ pub struct Memory {
     pub(super) highest: Highest,
     /// When there was work, or no way to know that there was none.
     pub(super) busy_at: Timestamp,
+    pub(super) regret: Regret,
     seen: Option<Seen>,
     arrivals: Arrivals,
     service: Service,
@@ -56,6 +58,7 @@ impl Memory {
             lowest: Window::new(now, Reverse(size)),
             highest: Window::new(now, size),
             busy_at: now,
+            regret: Regret::default(),
             seen: None,
             arrivals: Arrivals::default(),
             service: Service::default(),
@@ -107,20 +110,26 @@ impl Memory {
     fn inputs(&self, queue: &QueueReading, spec: &WorkerPoolSpec) -> Inputs {
         let target = spec.scaling.target_wait;
         // Only a part of what waits may begin at once. That the rest waits longer than it should
-        // shows that the workers there are do not keep up.
+        // shows that the workers that are there do not keep up.
         let backlog = match queue.runnable {
             0 => 0,
             _ if queue.oldest_wait_ms > target.as_millis() => queue.queued,
             runnable => runnable,
         };
+        let lead = self.lead.unwrap_or(LEAD);
+        let age = |age: &Duration| (*age).min(lead).as_secs_f64();
+        let starting: f64 = queue.starting.iter().map(age).sum();
+        let ahead = queue.ready_slots as f64 * lead.as_secs_f64()
+            + starting * f64::from(spec.slots_per_worker);
         Inputs {
             demand: queue.demand,
             backlog,
             running: queue.running,
-            ready_slots: queue.ready_slots,
             rate: self.arrivals.rate(spec.idle_timeout.as_millis()),
+            recent: self.arrivals.at_least(),
             service: self.service.seconds(),
-            lead: self.lead.unwrap_or(LEAD).as_secs_f64(),
+            lead: lead.as_secs_f64(),
+            ahead,
             target_wait: target.as_duration().as_secs_f64(),
             concurrency: queue.concurrency,
             provider_limit: queue.provider_limit,

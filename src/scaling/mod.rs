@@ -4,11 +4,12 @@
 //! largest of all sources -> windows, tolerance and policies of `behavior` -> [`Decision`].
 
 mod arrivals;
-mod behavior;
+pub(crate) mod behavior;
 mod erlang;
 mod memory;
 mod need;
 mod reading;
+mod regret;
 mod service;
 mod size;
 mod victims;

@@ -7,6 +7,9 @@ use crate::api::Span;
 
 /// Share of tasks that may wait longer than targetWait while the load is steady.
 const LATE_SHARE: f64 = 0.01;
+/// Tasks that will have come, and will be late, when new workers could help are worked off in so many
+/// rounds: one would take half as many workers again for a second less.
+const ROUNDS: f64 = 2.0;
 /// Most slots that are ever counted: 10,000 workers of 1,000.
 const MOST_SLOTS: u32 = 10_000_000;
 /// Most servers Erlang's formula is asked for; above, the margin over the load is below 1 %.
@@ -21,10 +24,12 @@ pub struct Inputs {
     pub backlog: u64,
     /// Tasks that its workers run.
     pub running: u64,
-    /// Slots of workers that take tasks.
-    pub ready_slots: u64,
+    /// Slot-seconds that the workers that are there or start have until one made now could be ready.
+    pub ahead: f64,
     /// Arrivals, tasks a second.
     pub rate: f64,
+    /// Arrivals of the last seconds at the least, where more came than that rate would bring.
+    pub recent: f64,
     /// Mean service time, seconds.
     pub service: f64,
     /// From the creation of a worker until it is ready, seconds.
@@ -65,14 +70,16 @@ impl Inputs {
     /// Slots that are needed (autoscaling.md, "Size"):
     ///
     /// ```text
-    /// a      = rate x service                                                   erlangs
-    /// steady = smallest c with P(wait > targetWait) <= 1 % in M/M/c
-    /// late   = backlog + rate x lead - readySlots x lead / service              tasks left when new workers could help
-    /// drain  = a + late x service / max(targetWait, service), 0 if nothing is late
-    /// slots  = max(steady, running, min(drain, demand + rate x lead))
+    /// steady = smallest c with P(wait > targetWait) <= 1 % in M/M/c at rate and service
+    /// now    = the rate, or what came in the last seconds at the least, if that is more
+    /// late   = backlog - ahead / service                    tasks that wait and that nobody there can begin in time
+    /// more   = now x lead, as far as ahead does not cover it tasks that come until new workers could help
+    /// drain  = now x service + (late + more / 2) x service / max(targetWait, service), 0 if there is neither
+    /// slots  = max(steady, running, min(drain, demand + now x lead))
     /// ```
     ///
-    /// never above maxConcurrency or what the providers answer at once, and 1 while there is demand.
+    /// where `ahead` is what the workers that are there and those that start can do until then. Never
+    /// above maxConcurrency or what the providers answer at once, and 1 while there is demand.
     pub fn need(&self) -> Need {
         let load = self.rate * self.service;
         let patience = self.target_wait / self.service;
@@ -81,13 +88,7 @@ impl Inputs {
         } else {
             slots(load * 1.01)
         };
-        let late = self.late();
-        let drain = if late > 0.0 {
-            let wave = load + late * self.service / self.target_wait.max(self.service);
-            slots(wave.min(self.demand as f64 + self.rate * self.lead))
-        } else {
-            0
-        };
+        let drain = self.drain();
         let wanted = [
             (steady, Term::Steady),
             (self.running, Term::Running),
@@ -116,13 +117,22 @@ impl Inputs {
         }
     }
 
-    /// Tasks that still wait when workers that are made now could help.
-    fn late(&self) -> f64 {
-        if self.backlog == 0 {
-            return 0.0;
+    const fn rate_now(&self) -> f64 {
+        self.rate.max(self.recent)
+    }
+
+    fn drain(&self) -> u64 {
+        let served = self.ahead / self.service;
+        let coming = self.rate_now() * self.lead;
+        let late = self.backlog as f64 + coming - served;
+        if self.backlog == 0 || late <= 0.0 {
+            return 0;
         }
-        let served = self.ready_slots as f64 * self.lead / self.service;
-        (self.backlog as f64 + self.rate * self.lead - served).max(0.0)
+        let late_now = (self.backlog as f64 - served).max(0.0);
+        let rounds = late_now + (late - late_now) / ROUNDS;
+        let wave = rounds * self.service / self.target_wait.max(self.service);
+        let drain = self.rate_now() * self.service + wave;
+        slots(drain.min(self.demand as f64 + coming))
     }
 
     /// Slots without which the tasks that wait now would wait longer than targetWait from now on.
@@ -155,15 +165,23 @@ impl fmt::Display for Sentence<'_> {
         let Inputs {
             running,
             rate,
+            recent,
             service,
             lead,
             ..
         } = self.inputs;
         write!(
             f,
-            "queued {}, running {running}, {} tasks/s, S {} s, lead {} s, {} slots, target wait {}: {} {} {}",
+            "queued {}, running {running}, {} tasks/s",
             self.queued,
-            Figure(*rate),
+            Figure(*rate)
+        )?;
+        if recent > rate {
+            write!(f, " (now {})", Figure(*recent))?;
+        }
+        write!(
+            f,
+            ", S {} s, lead {} s, {} slots, target wait {}: {} {} {}",
             Figure(*service),
             Figure(*lead),
             self.slots_per_worker,
@@ -244,7 +262,7 @@ mod tests {
             demand: 30,
             backlog: 20,
             running: 10,
-            ready_slots: 10,
+            ahead: 20.0,
             ..quiet()
         };
         assert_eq!(short.need().term, Term::Running);
@@ -307,7 +325,7 @@ mod tests {
                     demand: backlog + running,
                     backlog,
                     running,
-                    ready_slots,
+                    ahead: ready_slots as f64 * lead,
                     rate,
                     service,
                     lead,
@@ -326,7 +344,7 @@ mod tests {
 
         #[test]
         fn more_workers_that_are_ready_never_need_more(inputs in inputs(), more in 0u64..1000) {
-            let richer = Inputs { ready_slots: inputs.ready_slots + more, ..inputs };
+            let richer = Inputs { ahead: inputs.ahead + more as f64, ..inputs };
             prop_assert!(richer.need().slots <= inputs.need().slots);
         }
 

@@ -54,7 +54,7 @@ pub struct QueueReading {
     pub runnable: u64,
     /// How long the oldest of those waits.
     pub oldest_wait_ms: u64,
-    /// Tasks that its workers run, stolen ones and direct calls included.
+    /// Tasks that its workers run, stolen ones and direct calls included, without workers that drain.
     pub running: u64,
     /// Tasks accepted so far.
     pub arrived: u64,
@@ -68,6 +68,8 @@ pub struct QueueReading {
     pub provider_limit: Option<u64>,
     /// Slots of workers that take tasks.
     pub ready_slots: u64,
+    /// For each worker that starts, the time since its creation.
+    pub starting: Vec<Duration>,
     /// From the creation of a worker until it is ready, as measured; none = not yet.
     pub lead: Option<Duration>,
 }

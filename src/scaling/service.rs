@@ -5,7 +5,7 @@ const PRIOR: f64 = 1.0;
 /// Tasks that the prior counts for.
 const PRIOR_WEIGHT: f64 = 2.0;
 /// Tasks that the mean looks back on.
-const MEMORY: f64 = 200.0;
+const MEMORY: f64 = 500.0;
 /// Shortest mean that is believed, in seconds.
 const FLOOR: f64 = 0.001;
 /// Relative change below which the mean in use is kept; also 4 times the mean's own error.

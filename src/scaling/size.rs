@@ -1,6 +1,6 @@
 //! Observed load -> size of a pool.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -245,6 +245,12 @@ impl View<'_> {
         if within_tolerance(largest.workers, size, &up, &down) {
             wanted = size;
         }
+        let kept = memory.regret.keeps(now, size, wanted);
+        let kept = kept.filter(|_| !down.is_own_window);
+        if kept.is_some() {
+            wanted = size;
+            times.extend(kept);
+        }
         memory.lowest.note(now, Reverse(wanted));
         memory.highest.note(now, wanted);
         let low = memory.lowest.extreme(now, up.window);
@@ -258,6 +264,11 @@ impl View<'_> {
         }
         let (mut chosen, mut limit) = bounded(stable, spec);
 
+        let pause = memory.regret.next_step(now).filter(|_| !down.is_own_window);
+        if chosen < size && pause.is_some() {
+            (chosen, limit) = (size, None);
+            times.extend(pause);
+        }
         let mut words = String::new();
         let (target, _) = bounded(wanted, spec);
         if chosen > size {
@@ -277,12 +288,19 @@ impl View<'_> {
                 (chosen, limit) = (self.spare.min(size), None);
                 words += ", and what waits needs it";
             }
+        } else if kept.is_some() {
+            words = "; kept for a while, because the last shrink was regretted".to_owned();
         } else if target < size {
             words = format!("; more was needed within {}", seconds(down.window));
         } else if target > size {
             words = format!("; less was needed within {}", seconds(up.window));
         }
 
+        match chosen.cmp(&size) {
+            Ordering::Less => memory.regret.shrunk(now),
+            Ordering::Equal => {}
+            Ordering::Greater => memory.regret.grew(now, spec.idle_timeout.into()),
+        }
         if chosen < target {
             times.extend(low_ends);
             times.extend(up.eases_at(now, &memory.changes));

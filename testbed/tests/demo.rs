@@ -24,7 +24,7 @@ fn demo_tells_its_story_to_the_end() {
         "10 personas are Ready, each on a pool of its own",
         "from PerPersona to Generic",
         "all 11 personas share one pool",
-        "none lost, none run twice",
+        "none is lost; the model counted as many answers",
         "personatopology.persona.dev/default",
         "kubectl describe persona helper",
         "curl -sS ",

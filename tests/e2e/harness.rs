@@ -44,11 +44,10 @@ pub struct Stage {
 impl Stage {
     /// A namespace for a test, when it is its turn; `None` where no real node is wanted.
     pub async fn enter(name: &str) -> Result<Option<Self>> {
-        static TURN: Mutex<()> = Mutex::const_new(());
         if !real_node_wanted() {
             return Ok(None);
         }
-        let turn = TURN.lock().await;
+        let turn = turn().await;
         let cluster = Cluster::shared().await?;
         let node = cluster.join_real_node().await?;
         let release = shared().await?;
@@ -197,6 +196,12 @@ impl Stage {
         );
         Ok(())
     }
+}
+
+/// Waits until no other test runs.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
 }
 
 /// An object of ours.

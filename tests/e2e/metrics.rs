@@ -1,7 +1,5 @@
 //! Prometheus scrapes controller, gateway and workers, and what it reads is right.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use serde_json::json;
@@ -21,6 +19,8 @@ const SERIES: &[&str] = &[
     "persona_pool_slots",
     "persona_pool_desired_replicas",
     "persona_pool_utilization_ratio",
+    "persona_pool_arrival_rate",
+    "persona_pool_service_seconds",
     "persona_scale_total",
     "persona_scale_blind",
     "persona_task_wait_seconds_bucket",
@@ -143,14 +143,18 @@ async fn prometheus_finds_all_pods_and_counts_what_was_asked() -> Result<()> {
     let bytes = format!("persona_worker_memory_bytes{{pod_namespace='{here}'}}");
     let bytes = sum(&prometheus.query(&bytes).await?);
     assert!((1e6..1e9).contains(&bytes), "{bytes} bytes");
-    let mut missing = Vec::new();
-    for series in SERIES {
-        let there = prometheus.until(series, Duration::from_secs(5), |found| !found.is_empty());
-        if there.await.is_err() {
-            missing.push(*series);
-        }
+    let missing = |found: &[Sample]| {
+        let there = |series: &&str| found.iter().any(|f| f.label("__name__") == *series);
+        let absent = SERIES.iter().filter(|series| !there(series));
+        absent.copied().collect::<Vec<_>>()
+    };
+    let names = "count by (__name__) ({__name__=~'persona_.+'})";
+    // Dead letters are counted once a minute.
+    let found = prometheus.until(names, PATIENCE, |found| missing(found).is_empty());
+    if found.await.is_err() {
+        let missing = missing(&prometheus.query(names).await?);
+        anyhow::bail!("nothing has {missing:?}");
     }
-    assert!(missing.is_empty(), "nothing has {missing:?}");
     let builds = prometheus.query("persona_build_info").await?;
     let version = builds.first().context("no build")?.label("version");
     assert_eq!(version, env!("CARGO_PKG_VERSION"));

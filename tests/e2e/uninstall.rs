@@ -9,7 +9,7 @@ use serde_json::json;
 use testbed::release::run;
 use testbed::{Chat, Cluster, Options, real_node_wanted};
 
-use crate::harness::{eventually, install, manifest, restricted_namespace};
+use crate::harness::{eventually, install, manifest, restricted_namespace, turn};
 use testbed::upstream::{Upstream, says};
 
 #[tokio::test]
@@ -17,6 +17,7 @@ async fn an_uninstalled_release_leaves_personas_that_go_with_their_namespace() -
     if !real_node_wanted() {
         return Ok(());
     }
+    let _turn = turn().await;
     let cluster = Cluster::start(Options::default()).await?;
     let release = install(&cluster).await?;
     let system = release.namespace().to_owned();

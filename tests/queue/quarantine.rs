@@ -2,7 +2,8 @@
 
 use persona_operator::queue::fleet::Fate;
 
-use crate::support::{Fixture, Worker, fixture, numbered, persona};
+use crate::support::{Fixture, fixture, numbered, persona};
+use crate::worker::Worker;
 
 /// A pool that `bad`, with many tasks, shares with `good`; its one worker runs everything alone.
 async fn shared() -> (Fixture, Worker) {

@@ -3,8 +3,8 @@
 mod apply;
 mod disruption;
 mod gpu;
-mod observe;
-mod plan;
+pub(crate) mod observe;
+pub(crate) mod plan;
 mod status;
 pub mod template;
 

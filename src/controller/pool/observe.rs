@@ -58,6 +58,8 @@ pub struct PodView {
     pub node_going: bool,
     /// Since when the scheduler finds no node for it, and its words.
     pub unschedulable: Option<(Timestamp, String)>,
+    /// When it was created.
+    pub created: Option<Timestamp>,
     /// It can take requests.
     pub ready: bool,
     /// From its creation until it was ready, if it is.
@@ -177,6 +179,7 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
         scheduled: node.is_some(),
         node_going: node.is_some_and(is_going),
         unschedulable,
+        created: pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
         deleting,

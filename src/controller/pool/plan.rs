@@ -268,8 +268,9 @@ fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
         return Reading::no_queue("personas are being published to the queue");
     };
     let active = fleet.current.iter().chain(&fleet.outdated);
-    let ready = active.filter(|pod| pod.ready).count();
-    let ready = u64::try_from(ready).unwrap_or(u64::MAX);
+    let (ready, starting): (Vec<&PodView>, Vec<&PodView>) = active.partition(|pod| pod.ready);
+    let ready = u64::try_from(ready.len()).unwrap_or(u64::MAX);
+    let age = |pod: &&PodView| Duration::try_from(o.now.duration_since(pod.created?)).ok();
     Reading::Queue(QueueReading {
         at_ms: stats.at_ms,
         epoch,
@@ -280,6 +281,7 @@ fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
         running: stats
             .workers
             .iter()
+            .filter(|w| !w.draining)
             .map(|w| u64::from(w.running.max(w.reported_running)))
             .sum(),
         arrived: stats.arrived,
@@ -288,6 +290,7 @@ fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
         concurrency: o.concurrency.map(|most| most.max(stats.concurrency)),
         provider_limit: None,
         ready_slots: ready.saturating_mul(o.pool.spec.slots_per_worker.into()),
+        starting: starting.iter().filter_map(age).collect(),
         lead: lead(&o.pods),
     })
 }

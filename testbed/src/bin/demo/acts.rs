@@ -13,6 +13,7 @@ use crate::crowd::{Count, Crowd};
 use crate::ground::{Ground, NAMESPACE};
 use crate::load::{self, Tally};
 use crate::manifests::Manifests;
+use crate::meter::Meter;
 use crate::objects::{self, Objects, PERSONA, POOL, TOPOLOGY};
 use crate::voice::{Unmet, Voice, check};
 
@@ -76,7 +77,7 @@ impl Scene<'_> {
             return Err(Unmet::new(expected, format!("{pieces} pieces: {reply:?}")).into());
         };
         voice.line(format_args!(
-            "streamed in {pieces} pieces, the first one {} after the question and {} after the start of this demo",
+            "streamed in {pieces} pieces, the first one {} after the question, {} after the start",
             precise(waited),
             seconds(since_start)
         ));
@@ -87,7 +88,7 @@ impl Scene<'_> {
     pub async fn sixty_at_once(&self) -> Result<()> {
         let voice = self.voice;
         voice.title(format_args!("{REQUESTS} requests at once"));
-        let asked_before = self.asked();
+        let before = self.answers();
         let tally = Tally::default();
         let begun = Instant::now();
         let mut growth = Growth::from(self.crowd.now());
@@ -104,16 +105,16 @@ impl Scene<'_> {
             }
         }
         voice.line(format_args!(
-            "all {REQUESTS} answered in {}, {}",
+            "all {REQUESTS} answered in {}{}",
             seconds(begun.elapsed()),
-            self.each_once(asked_before, REQUESTS)?
+            self.each_once(before, REQUESTS)?
         ));
         let (Some(first_new), Some(all_ready)) = (growth.first_new, growth.all_ready) else {
             let expected = "the pool grows under this load";
             return Err(Unmet::new(expected, format!("never more than {was}")).into());
         };
         voice.more(format_args!(
-            "the pool grew from {} to {} workers: the first new pod was made after {}, the last one was Ready after {}",
+            "the pool grew from {} to {} workers: first new pod made after {}, all Ready after {}",
             growth.before.ready,
             growth.most_ready,
             precise(first_new),
@@ -195,7 +196,7 @@ impl Scene<'_> {
             workers(&self.crowd.now())
         ));
         let personas: Vec<String> = names.iter().map(|name| of(name)).collect();
-        let asked_before = self.asked();
+        let before = self.answers();
         let tally = Tally::default();
         let load = load::steady(&self.chat, &personas, CLIENTS, &tally);
         let moving = async {
@@ -215,9 +216,9 @@ impl Scene<'_> {
             format!("{} of {} answered", tally.answered(), tally.sent()),
         )?;
         voice.more(format_args!(
-            "{} requests were sent meanwhile: none lost, {}",
+            "{} requests were sent meanwhile, none is lost{}",
             tally.sent(),
-            self.each_once(asked_before, tally.sent())?
+            self.each_once(before, tally.sent())?
         ));
         Ok(())
     }
@@ -243,11 +244,12 @@ impl Scene<'_> {
                 phase,
             )
             .await?;
-        let reason = changed.data["status"]["history"][0]["reason"].as_str();
         voice.line(format_args!(
-            "the topology goes from PerPersona to Generic, with {CLIENTS} requests in flight: {}",
-            reason.unwrap_or("11 personas")
+            "the topology goes from PerPersona to Generic, with {CLIENTS} requests in flight"
         ));
+        if let Some(reason) = changed.data["status"]["history"][0]["reason"].as_str() {
+            voice.more(format_args!("because of {reason}"));
+        }
         let there = |object: &DynamicObject| {
             let status = &object.data["status"];
             status["phase"] == "Generic"
@@ -330,22 +332,22 @@ impl Scene<'_> {
         run(kubectl, &args).await.map(drop)
     }
 
-    /// How often the model was asked, where that is known.
-    fn asked(&self) -> Option<usize> {
-        self.ground.meter.as_ref().map(|meter| meter.asked())
+    /// How often the model has answered, where that is known.
+    fn answers(&self) -> Option<usize> {
+        self.ground.meter.as_ref().map(Meter::answers)
     }
 
-    /// Says that no request reached the model twice, where that is known.
+    /// Says that the model answered no request twice, where that is known.
     fn each_once(&self, before: Option<usize>, sent: usize) -> Result<&'static str, Unmet> {
-        let (Some(before), Some(now)) = (before, self.asked()) else {
-            return Ok("each once as far as its client sees");
+        let (Some(before), Some(now)) = (before, self.answers()) else {
+            return Ok("");
         };
         check(
             now - before == sent,
-            format!("the model is asked {sent} times for {sent} requests"),
-            format!("it was asked {} times", now - before),
+            format!("the model answers {sent} times for {sent} requests"),
+            format!("it answered {} times", now - before),
         )?;
-        Ok("none run twice: the model counted")
+        Ok("; the model counted as many answers: none ran twice")
     }
 }
 

@@ -13,6 +13,7 @@ mod objects;
 mod story;
 mod voice;
 
+use std::fmt::{self, Display};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +28,9 @@ use tracing_subscriber::filter::LevelFilter;
 use self::ground::Ground;
 use self::story::Story;
 use self::voice::{Unmet, Voice};
+
+/// As shells say it of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// Brings up a Kubernetes, installs persona-operator with helm and shows what it does, checking each
 /// line before it is printed.
@@ -77,11 +81,27 @@ fn main() -> ExitCode {
     code
 }
 
+/// Somebody pressed Ctrl-C.
+#[derive(Debug)]
+struct Stopped;
+
+impl Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stopped before the end.")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
 async fn run(cli: &Cli) -> ExitCode {
     let voice = Voice::new();
     progress::divert(move |text| voice.line(text));
     match demo(cli, &voice).await {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Stopped>() => {
+            voice.title(Stopped);
+            ExitCode::from(INTERRUPTED)
+        }
         Err(error) => {
             match error.downcast_ref::<Unmet>() {
                 Some(unmet) => voice.failed(unmet),
@@ -99,15 +119,16 @@ async fn demo(cli: &Cli, voice: &Voice) -> Result<()> {
     let mut stop = Stop::new()?;
     let ground = tokio::select! {
         ground = Ground::prepare(cli, voice) => ground?,
-        () = stop.wanted() => anyhow::bail!("stopped before all was up"),
+        () = stop.wanted() => return Err(Stopped.into()),
     };
     let mut story = Story::new(&ground, voice);
     let told = tokio::select! {
         told = story.tell() => told,
-        () = stop.wanted() => Err(anyhow::anyhow!("stopped")),
+        () = stop.wanted() => Err(Stopped.into()),
     };
     let told = match told {
         Ok(()) => Ok(()),
+        Err(error) if error.is::<Stopped>() => Err(error),
         Err(error) => Err(story.with_logs(error).await),
     };
     if told.is_ok()

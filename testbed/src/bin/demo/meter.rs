@@ -1,4 +1,5 @@
-//! Counts what reaches the model server: a request that ran twice shows here and nowhere else.
+//! Counts the answers of the model server: a request that ran twice shows here and nowhere else.
+//! Requests are no measure: one that meets a connection just closed is sent again, and runs once.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,14 +10,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// How each request for an answer begins. Texts of requests are JSON and have no such line.
-const REQUEST: &[u8] = b"POST /v1/chat/completions HTTP/1.1\r\n";
+/// How each answer begins. Its text is JSON, in which no line ends like this.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\n";
 
 /// Passes connections on to the model server. Ends when dropped.
 #[derive(Debug)]
 pub struct Meter {
     address: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    answers: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
 
@@ -28,11 +29,11 @@ impl Meter {
     pub async fn start(model: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let asked = Arc::new(AtomicUsize::new(0));
-        let server = tokio::spawn(serve(listener, model, asked.clone()));
+        let answers = Arc::new(AtomicUsize::new(0));
+        let server = tokio::spawn(serve(listener, model, answers.clone()));
         Ok(Self {
             address,
-            asked,
+            answers,
             server,
         })
     }
@@ -41,9 +42,9 @@ impl Meter {
         self.address
     }
 
-    /// How often the model was asked so far.
-    pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+    /// Answers that the model has begun so far.
+    pub fn answers(&self) -> usize {
+        self.answers.load(Ordering::Relaxed)
     }
 }
 
@@ -53,18 +54,22 @@ impl Drop for Meter {
     }
 }
 
-async fn serve(listener: TcpListener, model: SocketAddr, asked: Arc<AtomicUsize>) {
+async fn serve(listener: TcpListener, model: SocketAddr, answers: Arc<AtomicUsize>) {
     loop {
         // Errors are those of connections that have ended already.
         if let Ok((client, _)) = listener.accept().await {
-            let asked = asked.clone();
-            tokio::spawn(async move { pass_on(client, model, &asked).await.ok() });
+            let answers = answers.clone();
+            tokio::spawn(async move { pass_on(client, model, &answers).await.ok() });
         }
     }
 }
 
 /// Errors are the two ends' to notice: they see their connection closed.
-async fn pass_on(client: TcpStream, model: SocketAddr, asked: &AtomicUsize) -> std::io::Result<()> {
+async fn pass_on(
+    client: TcpStream,
+    model: SocketAddr,
+    answers: &AtomicUsize,
+) -> std::io::Result<()> {
     let server = TcpStream::connect(model).await?;
     // Pieces of an answer are small and must not wait for more.
     client.set_nodelay(true)?;
@@ -73,17 +78,17 @@ async fn pass_on(client: TcpStream, model: SocketAddr, asked: &AtomicUsize) -> s
     let (mut from_server, mut to_server) = server.into_split();
     // Whoever ends, both ends end: a client that left must free the model.
     tokio::select! {
-        ended = count(&mut from_client, &mut to_server, asked) => ended,
-        ended = tokio::io::copy(&mut from_server, &mut to_client) => ended.map(drop),
+        ended = tokio::io::copy(&mut from_client, &mut to_server) => ended.map(drop),
+        ended = count(&mut from_server, &mut to_client, answers) => ended,
     }
 }
 
 async fn count(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-    asked: &AtomicUsize,
+    answers: &AtomicUsize,
 ) -> std::io::Result<()> {
-    // The end of what came before, in which a request may have begun.
+    // The end of what came before, in which an answer may have begun.
     let mut seen = Vec::new();
     let mut bytes = vec![0; 16 * 1024];
     loop {
@@ -92,9 +97,9 @@ async fn count(
             return Ok(());
         }
         seen.extend_from_slice(&bytes[..length]);
-        let begun = seen.windows(REQUEST.len()).filter(|part| *part == REQUEST);
-        asked.fetch_add(begun.count(), Ordering::Relaxed);
-        let kept = seen.len().saturating_sub(REQUEST.len() - 1);
+        let begun = seen.windows(ANSWER.len()).filter(|part| *part == ANSWER);
+        answers.fetch_add(begun.count(), Ordering::Relaxed);
+        let kept = seen.len().saturating_sub(ANSWER.len() - 1);
         seen.drain(..kept);
         to.write_all(&bytes[..length]).await?;
     }
@@ -105,14 +110,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn requests_are_counted_however_they_are_cut() {
-        let asked = AtomicUsize::new(0);
-        let text = [REQUEST, b"a: b\r\n\r\n{}", REQUEST, b"\r\n{}"].concat();
-        for size in [1, 7, REQUEST.len(), text.len()] {
+    async fn answers_are_counted_however_they_are_cut() {
+        let answers = AtomicUsize::new(0);
+        let text = [ANSWER, b"a: b\r\n\r\n{}", ANSWER, b"\r\n{}"].concat();
+        for size in [1, 7, ANSWER.len(), text.len()] {
             let mut reader = tokio_reader(text.clone(), size);
             let mut passed = Vec::new();
-            count(&mut reader, &mut passed, &asked).await.unwrap();
-            assert_eq!(asked.swap(0, Ordering::Relaxed), 2, "pieces of {size}");
+            count(&mut reader, &mut passed, &answers).await.unwrap();
+            assert_eq!(answers.swap(0, Ordering::Relaxed), 2, "pieces of {size}");
             assert_eq!(passed, text);
         }
     }
