@@ -71,8 +71,8 @@ pub fn lane(persona: &Persona) -> String {
 }
 
 /// The lane of personas whose model is served in the worker's own pod: a hash, because names of models
-/// may have any letter.
+/// may have any letter. No Secret is called `_model`.
 pub fn model_lane(model: &str) -> String {
     let digest = Sha256::digest(model);
-    format!("model:{}", hex::encode(&digest[..8]))
+    format!("_model/{}", hex::encode(&digest[..8]))
 }
