@@ -19,6 +19,8 @@ const SERIES: &[&str] = &[
     "persona_pool_slots",
     "persona_pool_desired_replicas",
     "persona_pool_utilization_ratio",
+    "persona_pool_arrival_rate",
+    "persona_pool_service_seconds",
     "persona_scale_total",
     "persona_scale_blind",
     "persona_task_wait_seconds_bucket",

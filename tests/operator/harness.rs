@@ -25,9 +25,19 @@ use tokio::sync::OnceCell;
 
 /// Longest wait for something that must happen, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-const PROGRAM: &str = env!("CARGO_BIN_EXE_persona-operator");
 const IMAGE: &str = "persona.test/persona-operator:dev";
 const API_KEY: &str = "test-key";
+
+/// The program: Cargo tells tests where it is; an example finds it in the folder above its own.
+fn program() -> PathBuf {
+    if let Some(program) = option_env!("CARGO_BIN_EXE_persona-operator") {
+        return program.into();
+    }
+    let mut folder = std::env::current_exe().unwrap_or_default();
+    folder.pop();
+    folder.pop();
+    folder.join("persona-operator")
+}
 
 /// The operator in a namespace of its own.
 pub struct Operator {
@@ -93,7 +103,7 @@ impl Operator {
         let ready = |port: u16| Probe::Http(format!("http://127.0.0.1:{port}/readyz"));
         let port = controller_port.number();
         let mut spec = shared(
-            Spec::new(format!("{namespace}-controller"), PROGRAM, ready(port)),
+            Spec::new(format!("{namespace}-controller"), program(), ready(port)),
             port,
         )
         .args(["controller"])
@@ -116,7 +126,7 @@ impl Operator {
         controller.ready().await?;
         let port = gateway_port.number();
         let spec = shared(
-            Spec::new(format!("{namespace}-gateway"), PROGRAM, ready(port)),
+            Spec::new(format!("{namespace}-gateway"), program(), ready(port)),
             port,
         )
         .args(["gateway"])
@@ -340,8 +350,11 @@ pub async fn node() -> Result<&'static ProcessNode> {
 
 /// Joins a process node that runs workers.
 pub async fn join_node(cluster: &Cluster, name: &str) -> Result<ProcessNode> {
-    let images = [("persona.test/", PROGRAM), ("sleeper.test/", "/bin/sleep")];
-    let images = images.map(|(image, program)| (image.to_owned(), PathBuf::from(program)));
+    let images = [
+        ("persona.test/", program()),
+        ("sleeper.test/", "/bin/sleep".into()),
+    ];
+    let images = images.map(|(image, program)| (image.to_owned(), program));
     cluster
         .join_process_node(ProcessNodeOptions::new(name, images))
         .await

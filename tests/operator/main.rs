@@ -1,11 +1,15 @@
 //! The whole operator on a real API server, with worker processes.
 
 mod crashes;
+mod crossing;
+mod crossings;
+mod gpus;
 mod harness;
 mod moves;
 mod nodes;
 mod personas;
 mod pools;
+mod quarantine;
 mod sources;
 mod topology;
 

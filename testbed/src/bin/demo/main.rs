@@ -87,7 +87,7 @@ struct Stopped;
 
 impl Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stopped before the end; nothing is left of it.")
+        f.write_str("Stopped before the end.")
     }
 }
 
