@@ -78,39 +78,62 @@ impl Arrivals {
     /// too restless to size by.
     pub fn at_least(&self) -> f64 {
         let means = SHORT_WINDOWS.iter().filter_map(|window| {
-            let (_, came, seconds) = self.since(*window)?;
+            let Seen { came, seconds, .. } = self.within(*window).filter(|seen| seen.spread)?;
             let rate = (came - 2.0 * came.sqrt()) / seconds;
             (rate > self.rate).then_some(rate)
         });
         means.fold(0.0, f64::max)
     }
 
-    /// Of a window: the index of its first count, what came, and its seconds; none while less than
-    /// half of it was seen.
-    fn since(&self, window: f64) -> Option<(usize, f64, f64)> {
+    /// What came within a window; none while less than half of it was seen.
+    fn within(&self, window: f64) -> Option<Seen> {
         let (at_ms, arrived) = self.last;
-        let from = at_ms.saturating_sub(ms(window));
-        let index = self.counts.partition_point(|(at, _)| *at < from);
+        let first_since = |ms: u64| self.counts.partition_point(|(at, _)| *at < ms);
+        let index = first_since(at_ms.saturating_sub(ms(window)));
         let (since, before) = *self.counts.get(index)?;
+        let middle = self.counts.get(first_since(since + (at_ms - since) / 2));
+        let first_half = middle
+            .map_or(arrived, |(_, count)| *count)
+            .saturating_sub(before);
+        let came = arrived.saturating_sub(before);
         let seconds = (at_ms - since) as f64 / 1000.0;
-        let came = arrived.saturating_sub(before) as f64;
-        (seconds >= window / 2.0).then_some((index, came, seconds))
+        (seconds >= window / 2.0).then(|| Seen {
+            index,
+            came: came as f64,
+            seconds,
+            spread: first_half
+                .min(came.saturating_sub(first_half))
+                .saturating_mul(4)
+                >= came,
+        })
     }
 
     fn follow(&mut self) {
         let strongest = WINDOWS
             .iter()
             .filter_map(|window| {
-                let (index, came, seconds) = self.since(*window)?;
-                let excess = surprise(came, self.rate * seconds) - limit(*window);
-                (excess > 0.0).then_some((excess, index, came / seconds))
+                let seen = self.within(*window)?;
+                let expected = self.rate * seen.seconds;
+                let excess = surprise(seen.came, expected) - limit(*window);
+                let counts = seen.spread || seen.came < expected;
+                (excess > 0.0 && counts).then_some((excess, seen))
             })
             .max_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some((_, index, rate)) = strongest {
-            self.rate = rate;
-            self.counts.drain(..index);
+        if let Some((_, seen)) = strongest {
+            self.rate = seen.came / seen.seconds;
+            self.counts.drain(..seen.index);
         }
     }
+}
+
+/// What came within a window.
+struct Seen {
+    /// Of its first count.
+    index: usize,
+    came: f64,
+    seconds: f64,
+    /// Not all at once: a batch is no rate, and waits already.
+    spread: bool,
 }
 
 /// ln of the likelihood ratio: how much better the rate that `came` suggests explains it than the
@@ -186,6 +209,18 @@ mod tests {
         assert!(arrivals.rate(30_000) >= 0.0);
         arrivals.count(at + 30_000, count);
         assert_eq!(arrivals.rate(30_000), 0.0);
+    }
+
+    #[test]
+    fn a_batch_is_no_rate() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..10, 0);
+        let (at, count) = arrivals.last;
+        arrivals.count(at + 250, count + 1000);
+        for _ in 0..60 {
+            feed(&mut arrivals, 0..1, 0);
+            assert_eq!((arrivals.rate(30_000), arrivals.at_least()), (0.0, 0.0));
+        }
     }
 
     #[test]

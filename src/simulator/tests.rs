@@ -37,7 +37,7 @@ fn a_deterministic_load_is_left_alone_once_it_is_served() {
 }
 
 #[test]
-fn a_random_load_of_constant_rate_brings_four_changes_an_hour_at_most() {
+fn a_random_load_of_constant_rate_brings_four_changes_an_hour_on_average() {
     let all = totals_of(&[
         "--trace",
         "poisson",
