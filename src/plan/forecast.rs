@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::personas::Cast;
-use crate::api::{Persona, PersonaTopology, Phase, Span, WorkerPool};
+use crate::api::{Device, Persona, PersonaTopology, Phase, Span, WorkerPool};
 use crate::controller::plans::topology::{Observed, Plan, plan};
 use crate::placement::Offer;
 use crate::topology::{Home, home};
@@ -75,6 +75,8 @@ pub struct Pool {
     pub slots: u32,
     /// Memory that a worker asks for, in bytes.
     pub memory: u64,
+    /// GPUs of a worker.
+    pub gpus: u32,
     /// Other pools that its idle workers help.
     pub helps: usize,
 }
@@ -197,6 +199,7 @@ impl Paper {
                 max: spec.max_replicas,
                 slots: spec.slots_per_worker,
                 memory: memory(&spec),
+                gpus: gpus(&spec),
                 helps: spec.steal_from.len(),
             }
         });
@@ -256,6 +259,13 @@ fn pools_of(personas: &[Persona]) -> BTreeMap<String, Option<String>> {
 
 fn name_of(persona: &Persona) -> String {
     persona.metadata.name.clone().unwrap_or_default()
+}
+
+fn gpus(spec: &crate::api::WorkerPoolSpec) -> u32 {
+    match spec.placement.device {
+        Device::Cpu => 0,
+        Device::Gpu => spec.placement.gpu.as_ref().map_or(1, |gpu| gpu.count),
+    }
 }
 
 fn memory(spec: &crate::api::WorkerPoolSpec) -> u64 {

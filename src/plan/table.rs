@@ -110,6 +110,19 @@ impl Forecast {
             )
         });
         writeln!(f, "  memory   {memory} asked for by the workers")?;
+        let gpus = line(&|layout| {
+            range(
+                layout,
+                |pool| u64::from(pool.min) * u64::from(pool.gpus),
+                |pool| u64::from(pool.max) * u64::from(pool.gpus),
+                |n| n.to_string(),
+            )
+        });
+        let layouts = before.into_iter().chain([&self.after]);
+        let mut all = layouts.flat_map(|layout| &layout.pools);
+        if all.any(|pool| pool.gpus > 0) {
+            writeln!(f, "  gpus     {gpus}")?;
+        }
         match self.after.own {
             0 => Ok(()),
             own => writeln!(f, "  {} on pools of their owners", count(own, "persona")),

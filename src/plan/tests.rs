@@ -55,6 +55,25 @@ fn adapters_make_a_hundred_and_one_specialized() {
 }
 
 #[test]
+fn models_that_need_gpus_say_how_many() {
+    let persona = |name: &str, model: &str| {
+        format!(
+            "---\napiVersion: persona.dev/v1alpha1\nkind: Persona\nmetadata: {{name: {name}}}\n\
+             spec: {{model: {model}}}\n"
+        )
+    };
+    let text = [
+        persona("api", "{provider: Ollama, name: m, endpoint: 'http://o:1'}"),
+        persona("small", "{provider: Ollama, name: 'llama3.2:1b'}"),
+        persona("large", "{provider: Ollama, name: 'llama3.1:70b'}"),
+        persona("huge", "{provider: Ollama, name: 'deepseek-r1:671b'}"),
+    ];
+    let said = files(&Options::default(), &text.concat()).expect("a plan");
+    assert!(said.contains("gpus     5..40"), "{said}");
+    assert!(said.contains("gpu-4x141Gi"), "{said}");
+}
+
+#[test]
 fn manifests_say_who_there_is_and_how_they_share() {
     let text = r#"
 apiVersion: persona.dev/v1alpha1

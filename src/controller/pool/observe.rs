@@ -11,11 +11,10 @@ use kube::ResourceExt;
 use super::gpu;
 use super::server::Serving;
 use super::template::{Setup, Template, template};
-use crate::api::{Persona, SecretKeyRef, Span, WorkerPool};
+use crate::api::{SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
 use crate::controller::pods::{server_status, worker_status};
-use crate::placement::{Server, requirements};
 use crate::queue::stats::PoolStats;
 use crate::scaling::Reading;
 
@@ -95,7 +94,7 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             local.push(persona);
         }
     }
-    let serving = serving(&local, pool.spec.slots_per_worker);
+    let serving = Serving::of(&local, pool.spec.slots_per_worker);
     let drain_timeout = pool
         .spec
         .drain_timeout
@@ -129,30 +128,6 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
         stats: numbers(cx, &namespace, &name),
         pool,
     }
-}
-
-/// What the pool's personas run beside the worker. All of a pool that the topology made need the same
-/// server; on an owner's pool the oldest persona says which, and others with another one get none.
-fn serving(personas: &[Arc<Persona>], slots: u32) -> Option<Serving> {
-    let mut servers: Vec<_> = personas
-        .iter()
-        .filter_map(|p| Some((age(p), Server::of(&p.spec.model)?, &p.spec.model)))
-        .collect();
-    servers.sort_by(|a, b| a.0.cmp(&b.0));
-    let (_, server, _) = servers.first()?.clone();
-    let same = servers.iter().filter(|(_, other, _)| *other == server);
-    let models = same.map(|(_, _, model)| *model).collect::<Vec<_>>();
-    let needs = models.iter().filter_map(|m| requirements(m, slots).ok());
-    Some(Serving {
-        memory_mib: needs.map(|needs| needs.memory_mib).max(),
-        models: models.iter().map(|model| model.name.clone()).collect(),
-        server,
-    })
-}
-
-fn age(persona: &Persona) -> (Option<Timestamp>, String) {
-    let made = persona.metadata.creation_timestamp.as_ref();
-    (made.map(|time| time.0), persona.name_any())
 }
 
 fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
@@ -303,37 +278,6 @@ mod tests {
             "its model server ended 2 times, last with code 137 (OOMKilled)"
         );
         assert!(!view(common(serde_json::json!({"running": {}}), true)).loading);
-    }
-
-    #[test]
-    fn servers_of_a_pool_hold_all_models_that_share_them() {
-        let persona = |name: &str, model: serde_json::Value| {
-            let persona = serde_json::json!({
-                "apiVersion": "persona.dev/v1alpha1", "kind": "Persona",
-                "metadata": {"name": name}, "spec": {"model": model},
-            });
-            Arc::new(serde_json::from_value::<Persona>(persona).expect("a persona"))
-        };
-        let ollama = |name: &str, model: &str| {
-            persona(
-                name,
-                serde_json::json!({"provider": "Ollama", "name": model}),
-            )
-        };
-        let api = persona("z", serde_json::json!({"provider": "OpenAI", "name": "m"}));
-        assert_eq!(serving(std::slice::from_ref(&api), 4), None);
-        let found = serving(
-            &[ollama("b", "llama3.2:3b"), api, ollama("a", "llama3.2:1b")],
-            4,
-        );
-        let found = found.expect("a server");
-        assert_eq!(found.models.len(), 2);
-        assert!(
-            found
-                .memory_mib
-                .is_some_and(|mib| (3_000..5_000).contains(&mib)),
-            "of the larger"
-        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! after it. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, ExecAction,
     HTTPGetAction, HostPathVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
@@ -11,9 +13,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use kube::ResourceExt;
+
 use crate::api::names::SERVER_CONTAINER;
-use crate::api::{ContainerOverlay, ModelServerKind};
+use crate::api::{ContainerOverlay, ModelServerKind, Persona};
 use crate::placement::requirements::DEFAULT_CONTEXT;
+use crate::placement::requirements::requirements;
 use crate::placement::server::Server;
 
 /// Where model files are.
@@ -42,6 +47,25 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// What the pool's personas run beside the worker. All of a pool that the topology made need the same
+    /// server; on an owner's pool the oldest persona says which, and others with another one get none.
+    pub fn of(personas: &[Arc<Persona>], slots: u32) -> Option<Self> {
+        let mut servers: Vec<_> = personas
+            .iter()
+            .filter_map(|p| Some((age(p), Server::of(&p.spec.model)?, &p.spec.model)))
+            .collect();
+        servers.sort_by(|a, b| a.0.cmp(&b.0));
+        let (_, server, _) = servers.first()?.clone();
+        let same = servers.iter().filter(|(_, other, _)| *other == server);
+        let models = same.map(|(_, _, model)| *model).collect::<Vec<_>>();
+        let needs = models.iter().filter_map(|m| requirements(m, slots).ok());
+        Some(Self {
+            memory_mib: needs.map(|needs| needs.memory_mib).max(),
+            models: models.iter().map(|model| model.name.clone()).collect(),
+            server,
+        })
+    }
+
     /// The models, separated by blanks, which none of their names has.
     pub fn names(&self) -> String {
         let names: Vec<&str> = self.models.iter().map(String::as_str).collect();
@@ -257,5 +281,46 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
         mount_path: path.to_owned(),
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
+    }
+}
+
+fn age(persona: &Persona) -> (Option<Timestamp>, String) {
+    let made = persona.metadata.creation_timestamp.as_ref();
+    (made.map(|time| time.0), persona.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_a_pool_hold_all_models_that_share_them() {
+        let persona = |name: &str, model: serde_json::Value| {
+            let persona = serde_json::json!({
+                "apiVersion": "persona.dev/v1alpha1", "kind": "Persona",
+                "metadata": {"name": name}, "spec": {"model": model},
+            });
+            Arc::new(serde_json::from_value::<Persona>(persona).expect("a persona"))
+        };
+        let ollama = |name: &str, model: &str| {
+            persona(
+                name,
+                serde_json::json!({"provider": "Ollama", "name": model}),
+            )
+        };
+        let api = persona("z", serde_json::json!({"provider": "OpenAI", "name": "m"}));
+        assert_eq!(Serving::of(std::slice::from_ref(&api), 4), None);
+        let found = Serving::of(
+            &[ollama("b", "llama3.2:3b"), api, ollama("a", "llama3.2:1b")],
+            4,
+        );
+        let found = found.expect("a server");
+        assert_eq!(found.models.len(), 2);
+        assert!(
+            found
+                .memory_mib
+                .is_some_and(|mib| (3_000..5_000).contains(&mib)),
+            "of the larger"
+        );
     }
 }

@@ -1,25 +1,29 @@
 //! The pod of a pool's workers. Pure: the same input makes the same pod, and the same hash.
 
+mod nodes;
+mod volumes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    KeyToPath, ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource,
-    ResourceRequirements, SeccompProfile, SecretProjection, SecretVolumeSource, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    ObjectFieldSelector, Pod, PodSecurityContext, PodSpec, Probe, ResourceRequirements,
+    SeccompProfile, SecurityContext, VolumeMount,
 };
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
+use self::nodes::{prefer, require, spread};
+use self::volumes::volumes;
 use super::gpu;
 use super::server::{self, Serving};
 use crate::api::names::{
     CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
-    QUEUE_ACCESS_SECRET, SERVER_CONTAINER, WORKER_CONTAINER,
+    SERVER_CONTAINER, WORKER_CONTAINER,
 };
 use crate::api::{
     ContainerOverlay, Device, Gpu, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool,
@@ -361,117 +365,6 @@ fn resources() -> ResourceRequirements {
         limits: quantities(&[("memory", "1Gi")]),
         claims: None,
     }
-}
-
-/// Access to the queue, and one projected volume of all credentials. A Secret or key that is missing
-/// keeps nobody's worker from starting: its personas wait, alone.
-fn volumes(credentials: &BTreeSet<SecretKeyRef>) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mount = |name: &str, path: &str| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    };
-    let mut volumes = vec![Volume {
-        name: "queue-access".to_owned(),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(QUEUE_ACCESS_SECRET.to_owned()),
-            default_mode: Some(0o440),
-            ..SecretVolumeSource::default()
-        }),
-        ..Volume::default()
-    }];
-    let mut mounts = vec![mount("queue-access", QUEUE_ACCESS_DIR)];
-    if !credentials.is_empty() {
-        let mut keys: BTreeMap<&str, Vec<KeyToPath>> = BTreeMap::new();
-        for SecretKeyRef { name, key } in credentials {
-            keys.entry(name).or_default().push(KeyToPath {
-                key: key.clone(),
-                path: format!("{name}/{key}"),
-                mode: None,
-            });
-        }
-        // One source a key: a Secret that lacks one of its keys still gives the others.
-        let sources = keys.into_iter().flat_map(|(name, keys)| {
-            keys.into_iter().map(|key| VolumeProjection {
-                secret: Some(SecretProjection {
-                    name: name.to_owned(),
-                    items: Some(vec![key]),
-                    optional: Some(true),
-                }),
-                ..VolumeProjection::default()
-            })
-        });
-        volumes.push(Volume {
-            name: "credentials".to_owned(),
-            projected: Some(ProjectedVolumeSource {
-                sources: Some(sources.collect()),
-                default_mode: Some(0o440),
-            }),
-            ..Volume::default()
-        });
-        mounts.push(mount("credentials", CREDENTIALS_DIR));
-    }
-    (volumes, mounts)
-}
-
-/// Workers apart, where there are nodes and zones for it.
-fn spread(pool: &str) -> Vec<TopologySpreadConstraint> {
-    let over = |key: &str| TopologySpreadConstraint {
-        max_skew: 1,
-        topology_key: key.to_owned(),
-        when_unsatisfiable: "ScheduleAnyway".to_owned(),
-        label_selector: Some(LabelSelector {
-            match_labels: Some(BTreeMap::from([(LABEL_POOL.to_owned(), pool.to_owned())])),
-            match_expressions: None,
-        }),
-        ..TopologySpreadConstraint::default()
-    };
-    vec![
-        over("kubernetes.io/hostname"),
-        over("topology.kubernetes.io/zone"),
-    ]
-}
-
-fn require(
-    affinity: &mut Option<Affinity>,
-    terms: Option<k8s_openapi::api::core::v1::NodeSelector>,
-) {
-    let Some(terms) = terms else { return };
-    let node = affinity
-        .get_or_insert_default()
-        .node_affinity
-        .get_or_insert_default();
-    match &mut node.required_during_scheduling_ignored_during_execution {
-        // Terms are alternatives: each of the user's must hold together with ours.
-        Some(theirs) => {
-            for term in &mut theirs.node_selector_terms {
-                let ours = terms.node_selector_terms.iter();
-                let expressions =
-                    ours.flat_map(|t| t.match_expressions.clone().unwrap_or_default());
-                term.match_expressions
-                    .get_or_insert_default()
-                    .extend(expressions);
-            }
-        }
-        none => *none = Some(terms),
-    }
-}
-
-fn prefer(
-    affinity: &mut Option<Affinity>,
-    terms: Vec<k8s_openapi::api::core::v1::PreferredSchedulingTerm>,
-) {
-    if terms.is_empty() {
-        return;
-    }
-    affinity
-        .get_or_insert_default()
-        .node_affinity
-        .get_or_insert_default()
-        .preferred_during_scheduling_ignored_during_execution
-        .get_or_insert_default()
-        .extend(terms);
 }
 
 #[cfg(test)]
