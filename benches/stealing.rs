@@ -152,13 +152,16 @@ async fn submit(
         number += 1;
         let request = json!({"model": persona, "messages": [{"role": "user", "content": task}]});
         let payload = json!({"kind": "chat.completions", "request": request}).to_string();
-        let mut book = waits.lock().unwrap_or_else(PoisonError::into_inner);
-        book.sent.insert(task.clone(), Instant::now());
-        drop(book);
+        note(waits, &task);
         let answer = ns.enqueue(&Enqueue::new(persona, &task, &payload)).await?;
         ensure!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
     }
     Ok(())
+}
+
+fn note(waits: &Shared, task: &str) {
+    let mut waits = waits.lock().unwrap_or_else(PoisonError::into_inner);
+    waits.sent.insert(task.to_owned(), Instant::now());
 }
 
 fn arrived(waits: &Shared, task: &str) {
