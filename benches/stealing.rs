@@ -152,14 +152,14 @@ async fn submit(
         number += 1;
         let request = json!({"model": persona, "messages": [{"role": "user", "content": task}]});
         let payload = json!({"kind": "chat.completions", "request": request}).to_string();
-        note(waits, &task);
+        sent(waits, &task);
         let answer = ns.enqueue(&Enqueue::new(persona, &task, &payload)).await?;
         ensure!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
     }
     Ok(())
 }
 
-fn note(waits: &Shared, task: &str) {
+fn sent(waits: &Shared, task: &str) {
     let mut waits = waits.lock().unwrap_or_else(PoisonError::into_inner);
     waits.sent.insert(task.to_owned(), Instant::now());
 }
@@ -210,6 +210,8 @@ async fn route(ns: &NamespaceQueue, persona: &str, pool: &str, model: &Upstream)
 
 fn options(redis: &Redis, pool: &str, number: usize) -> Options {
     Options {
+        model_endpoint: None,
+        models: Vec::new(),
         listen: ([127, 0, 0, 1], 0).into(),
         queue_url: redis.url(),
         queue_prefix: QueueOptions::new(redis.url()).prefix,

@@ -33,6 +33,8 @@ pub const TOPOLOGY_NAME: &str = "default";
 pub const QUEUE_ACCESS_SECRET: &str = "persona-queue-access";
 /// Name of the worker container in a pool's pods.
 pub const WORKER_CONTAINER: &str = "worker";
+/// Name of the model server's container in a pool's pods.
+pub const SERVER_CONTAINER: &str = "model-server";
 /// Where a pool's pods mount the queue access Secret.
 pub const QUEUE_ACCESS_DIR: &str = "/var/run/persona/queue";
 /// Where a pool's pods mount the provider credentials: `<dir>/<secret>/<key>`.

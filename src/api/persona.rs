@@ -146,6 +146,20 @@ pub struct Model {
     pub server: Option<ModelServer>,
 }
 
+impl Model {
+    /// The server that runs the model in the pods of the persona's pool; none where it is reached
+    /// elsewhere.
+    pub fn served_by(&self) -> Option<ModelServerKind> {
+        match (self.provider, &self.endpoint, &self.server) {
+            (Provider::Ollama | Provider::OpenAICompatible, None, Some(server)) => {
+                Some(server.kind)
+            }
+            (Provider::Ollama, None, None) => Some(ModelServerKind::Ollama),
+            _ => None,
+        }
+    }
+}
+
 /// One key of a Secret in the same namespace.
 #[derive(
     Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
@@ -212,7 +226,7 @@ pub struct ModelServer {
 }
 
 /// Where model files come from: exactly one of the fields.
-#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(schemars::JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::model_cache()))]
 pub struct ModelCache {

@@ -2,6 +2,7 @@
 //! credential is a reference to a file that the worker has mounted.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Adapter, Generation, Persona, Provider, SecretKeyRef};
 
@@ -58,10 +59,20 @@ impl PersonaConfig {
 /// The lane of a persona that needs no credential.
 pub const PLAIN_LANE: &str = "-";
 
-/// What a worker must hold to serve the persona (data-plane.md, "lane"): `-`, or `<secret>/<key>`.
+/// What a worker must hold to serve the persona (data-plane.md, "lane"): `-`, `<secret>/<key>`, or the
+/// model in its own pod.
 pub fn lane(persona: &Persona) -> String {
-    match &persona.spec.model.api_key_secret_ref {
+    let model = &persona.spec.model;
+    match &model.api_key_secret_ref {
         Some(reference) => format!("{}/{}", reference.name, reference.key),
+        None if model.served_by().is_some() => model_lane(&model.name),
         None => PLAIN_LANE.to_owned(),
     }
+}
+
+/// The lane of personas whose model is served in the worker's own pod: a hash, because names of models
+/// may have any letter. No Secret is called `_model`.
+pub fn model_lane(model: &str) -> String {
+    let digest = Sha256::digest(model);
+    format!("_model/{}", hex::encode(&digest[..8]))
 }

@@ -1,6 +1,7 @@
 //! Which pool a persona belongs to, as the topology has decided. Pure.
 
 use crate::api::{Persona, PersonaTopology};
+use crate::placement::Offer;
 use crate::{placement, topology};
 
 /// Name of the pool that the persona shall run in; none while the topology has not decided, or where
@@ -9,9 +10,10 @@ pub fn assigned_pool(persona: &Persona, topology: Option<&PersonaTopology>) -> O
     if let Some(own) = &persona.spec.pool_ref {
         return Some(own.name.clone());
     }
-    let phase = topology?.status.as_ref()?.phase?;
-    let class = placement::class_of(persona).ok()?;
-    Some(topology::pool_name(persona, phase, &class))
+    let topology = topology?;
+    let phase = topology.status.as_ref()?.phase?;
+    let class = placement::class_of(persona, &Offer::of(&topology.spec)).ok()?;
+    Some(topology::pool_name(persona, phase, class))
 }
 
 /// Whether the persona shall run in the pool, or still does.

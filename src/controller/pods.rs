@@ -13,7 +13,7 @@ use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
 use super::latest::version;
-use crate::api::names::{LABEL_POOL, WORKER_CONTAINER};
+use crate::api::names::{LABEL_POOL, SERVER_CONTAINER, WORKER_CONTAINER};
 
 /// Uids of pods that are gone, so that a late answer does not bring one back.
 const REMEMBERED: usize = 4096;
@@ -230,6 +230,12 @@ fn key(pod: &Pod) -> Option<(String, String)> {
 pub fn worker_status(pod: &Pod) -> Option<&ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     statuses.iter().find(|s| s.name == WORKER_CONTAINER)
+}
+
+/// The state of the model server, where the pod has one.
+pub fn server_status(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    statuses.iter().find(|s| s.name == SERVER_CONTAINER)
 }
 
 /// The worker process has ended and no other has begun in its place.

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::personas::Cast;
 use crate::api::{Persona, PersonaTopology, Phase, Span, WorkerPool};
 use crate::controller::plans::topology::{Observed, Plan, plan};
+use crate::placement::Offer;
 use crate::topology::{Home, home};
 
 /// Memory that a worker's container asks for where its pool says nothing.
@@ -144,8 +145,9 @@ impl Paper {
             plan = self.plan(personas);
         }
         let phase = plan.status.phase.unwrap_or_default();
+        let offer = Offer::of(&self.topology.spec);
         for persona in personas.iter_mut() {
-            let home = home(persona, phase);
+            let home = home(persona, phase, &offer);
             persona.status.get_or_insert_default().pool = home.pool().map(str::to_owned);
         }
         self.carry_out(plan);
@@ -209,13 +211,14 @@ impl Paper {
             unplaced: Vec::new(),
         };
         let mut types = BTreeSet::new();
+        let offer = Offer::of(&self.topology.spec);
         for persona in personas {
             let counts = !persona.spec.suspend && persona.spec.pool_ref.is_none();
             layout.adapters += usize::from(counts && persona.spec.adapter.is_some());
             if counts {
                 types.insert(&persona.spec.type_);
             }
-            match home(persona, phase) {
+            match home(persona, phase, &offer) {
                 Home::Managed { .. } => {}
                 Home::Own { .. } => layout.own += 1,
                 Home::Unplaced(why) => layout.unplaced.push((name_of(persona), why.message)),

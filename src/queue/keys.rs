@@ -184,6 +184,13 @@ mod tests {
     }
 
     #[test]
+    fn the_lane_of_any_model_is_a_name() {
+        for model in ["llama3.2:1b", "meta-llama/Llama-3.1-8B", "{odd}*", "ü"] {
+            check_name(&crate::api::runtime::model_lane(model)).expect("a good name");
+        }
+    }
+
+    #[test]
     fn names_that_would_break_out_of_their_key_are_refused() {
         for name in ["", "a:b", "a}b", "{a", "*", "a b", "a\n"] {
             assert!(Keys::new("persona", name).is_err(), "{name:?}");

@@ -7,8 +7,8 @@ use super::keys::{self, check_name};
 use super::reply::{Reply, wrong};
 use super::task::Duties;
 use super::{NamespaceQueue, QueueError};
-use crate::api::QueueLimits;
 use crate::api::runtime::PersonaConfig;
+use crate::api::{Provider, QueueLimits};
 
 /// Waiting tasks that one call of `remove` ends: keeps the call short for Redis.
 const REMOVE_BATCH: u32 = 500;
@@ -345,7 +345,13 @@ pub struct Registration {
 /// Personas with the same key share a provider's limits: same API, same endpoint, same credential.
 fn provider_key(route: &Route<'_>) -> String {
     let config = route.config;
-    let endpoint = config.endpoint.as_deref().unwrap_or_default();
+    // A server in the pool's own pods is shared by nobody with another model.
+    let local = matches!(
+        config.provider,
+        Provider::Ollama | Provider::OpenAICompatible
+    );
+    let own = if local { config.model.as_str() } else { "" };
+    let endpoint = config.endpoint.as_deref().unwrap_or(own);
     let digest = Sha256::digest(format!("{:?}\0{endpoint}\0{}", config.provider, route.lane));
     hex::encode(&digest[..8])
 }

@@ -53,6 +53,7 @@ impl Ours {
             queue_prefix: "persona",
             credentials: &BTreeSet::new(),
             drain_timeout: DRAIN_TIMEOUT,
+            serving: None,
         };
         Self {
             observed: Observed {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::api::runtime::PersonaConfig;
+use crate::api::{Provider, runtime::PersonaConfig};
 use crate::queue::work::Taken;
 use crate::queue::{NamespaceQueue, QueueError};
 
@@ -17,9 +17,19 @@ type Version = (u64, i64);
 #[derive(Default)]
 pub struct Configs {
     known: Mutex<HashMap<String, (Version, Arc<PersonaConfig>)>>,
+    /// The model server beside this worker.
+    model_endpoint: Option<String>,
 }
 
 impl Configs {
+    /// `model_endpoint` serves local models that have no endpoint of their own.
+    pub fn new(model_endpoint: Option<String>) -> Self {
+        Self {
+            model_endpoint,
+            ..Self::default()
+        }
+    }
+
     /// The configuration for a task; none when its persona is gone.
     ///
     /// # Errors
@@ -33,9 +43,16 @@ impl Configs {
         if let Some(config) = self.known(&taken.persona, version) {
             return Ok(Some(config));
         }
-        let Some(config) = queue.config(&taken.persona).await? else {
+        let Some(mut config) = queue.config(&taken.persona).await? else {
             return Ok(None);
         };
+        let local = matches!(
+            config.provider,
+            Provider::Ollama | Provider::OpenAICompatible
+        );
+        if local && config.endpoint.is_none() {
+            config.endpoint.clone_from(&self.model_endpoint);
+        }
         let config = Arc::new(config);
         if config.generation == taken.generation {
             self.keep(&taken.persona, version, config.clone());

@@ -1,8 +1,9 @@
-//! The lanes that the mounted credentials let this worker serve.
+//! The lanes that the mounted credentials and the models in its pod let this worker serve.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::api::runtime::model_lane;
 use crate::provider::Credentials;
 
 /// How long a look into the folder is good for.
@@ -11,14 +12,17 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Lanes, looked up at most once a second.
 pub struct Lanes {
     credentials: Credentials,
+    /// Those of the models in the pod.
+    models: Vec<String>,
     seen: Mutex<Option<(Instant, Arc<[String]>)>>,
 }
 
 impl Lanes {
-    /// Lanes of these credentials.
-    pub const fn new(credentials: Credentials) -> Self {
+    /// Lanes of these credentials and models.
+    pub fn new(credentials: Credentials, models: &[String]) -> Self {
         Self {
             credentials,
+            models: models.iter().map(|model| model_lane(model)).collect(),
             seen: Mutex::new(None),
         }
     }
@@ -31,7 +35,9 @@ impl Lanes {
             Some((_, lanes)) => Some(lanes.clone()),
             None => None,
         };
-        let found = self.credentials.lanes();
+        let mut found = self.credentials.lanes();
+        found.extend(self.models.iter().cloned());
+        found.sort_unstable();
         let lanes = known
             .filter(|known| **known == *found)
             .unwrap_or_else(|| found.into());

@@ -40,6 +40,12 @@ pub struct Options {
     /// Tasks it runs at once.
     #[arg(long, env = "PERSONA_SLOTS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub slots: u32,
+    /// Base URL of the model server beside it, for personas whose model has no endpoint.
+    #[arg(long, env = "PERSONA_MODEL_ENDPOINT")]
+    pub model_endpoint: Option<String>,
+    /// Models that the server beside it has, separated by blanks.
+    #[arg(long, env = "PERSONA_MODELS", value_delimiter = ' ')]
+    pub models: Vec<String>,
     /// What the pool runs on, a label of metrics.
     #[arg(long, env = "PERSONA_DEVICE", default_value = "cpu", value_parser = ["cpu", "gpu"])]
     pub device: String,

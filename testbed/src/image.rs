@@ -1,6 +1,7 @@
 //! OCI images without a Docker engine: a few files on scratch, written as one reproducible tar.
 
 mod layer;
+mod llama;
 mod oci;
 mod static_binary;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use layer::Layer;
+pub use llama::{LLAMA, LLAMA_WEIGHTS, llama};
 pub use oci::{Config, write};
 pub(crate) use static_binary::MUSL;
 pub use static_binary::static_binary;

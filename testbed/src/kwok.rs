@@ -150,8 +150,10 @@ impl FakeNode {
         }
         for (name, count) in &self.devices {
             resources.insert(name.clone(), Quantity(count.to_string()));
-            let domain = name.split('/').next().unwrap_or_default();
-            taints.push(no_schedule(&format!("{domain}/gpu"), "present"));
+            // Nodes are tainted by their kind of GPU, whatever its slices are called.
+            let slice = name.starts_with("nvidia.com/");
+            let key = if slice { "nvidia.com/gpu" } else { name };
+            taints.push(no_schedule(key, "present"));
         }
         labels.extend(self.labels.clone());
         Node {

@@ -20,7 +20,7 @@ pub const MODEL_NAME: &str = "smollm2-135m";
 
 const REQUIREMENTS: &str = include_str!("../model-requirements.txt");
 const SERVER: &str = include_str!("../model_server.py");
-const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub(crate) const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// How a model server runs.
 #[derive(Debug, Clone)]
@@ -216,7 +216,7 @@ pub async fn weights() -> Result<PathBuf> {
     tokio::task::spawn_blocking(|| weights_in(&environment()?)).await?
 }
 
-fn weights_in(environment: &Path) -> Result<PathBuf> {
+pub(crate) fn weights_in(environment: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(environment.join("lib"))? {
         let path = entry?
             .path()
@@ -233,6 +233,6 @@ fn weights_in(environment: &Path) -> Result<PathBuf> {
 }
 
 /// The Python environment with server and weights.
-fn environment() -> Result<PathBuf> {
+pub(crate) fn environment() -> Result<PathBuf> {
     crate::venv::environment("model", REQUIREMENTS, "the language model (130 MB)")
 }

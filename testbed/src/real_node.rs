@@ -222,6 +222,14 @@ impl RealNode {
             .copied()
     }
 
+    /// Imports [`image::LLAMA`].
+    ///
+    /// # Errors
+    /// As of [`image::llama`], or containerd does not take it.
+    pub async fn import_llama(&self) -> Result<()> {
+        self.import_built("llama.tar", image::llama).await
+    }
+
     async fn import_built(
         &self,
         name: &str,

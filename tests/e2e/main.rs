@@ -7,4 +7,5 @@ mod metrics;
 mod moves;
 mod notes;
 mod personas;
+mod servers;
 mod uninstall;

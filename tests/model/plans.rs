@@ -13,6 +13,7 @@ use persona_operator::api::{
     Phase, WorkerPool, WorkerPoolStatus,
 };
 use persona_operator::controller::plans::{persona, topology};
+use persona_operator::placement::{Class, Offer};
 use persona_operator::queue::stats::PersonaStats;
 use persona_operator::topology::pool_name;
 use serde_json::{Value, json};
@@ -89,7 +90,7 @@ impl Plans {
             }))
             .expect("a persona")
         });
-        let names = POOLS.map(|phase| pool_name(&personas[0], phase, "api"));
+        let names = POOLS.map(|phase| pool_name(&personas[0], phase, Class::Api));
         Self {
             personas,
             names,
@@ -128,6 +129,7 @@ impl Plans {
         let layout = Some(persona::Layout {
             phase: POOLS[Self::home(s.edits)],
             epoch: u64::from(Self::epoch(s.edits)),
+            offer: Offer::default(),
         });
         let published = persona::Published {
             uid: persona.metadata.uid.clone().expect("a uid"),

@@ -3,6 +3,7 @@
 mod crashes;
 mod crossing;
 mod crossings;
+mod gpus;
 mod harness;
 mod moves;
 mod nodes;

@@ -139,6 +139,7 @@ impl Fleet {
                 queue_url: "redis://redis:6379",
                 queue_prefix: "persona",
                 credentials: &std::collections::BTreeSet::new(),
+                serving: None,
                 drain_timeout: Span::secs(0),
             },
         );

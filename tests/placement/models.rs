@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use persona_operator::api::{Model, PersonaTopologySpec};
-use persona_operator::placement::local_class;
+use persona_operator::placement::{Offer, local_class};
 use serde_json::json;
 
 use crate::fleet::{Fleet, Place};
@@ -113,7 +113,7 @@ async fn models_land_on_the_smallest_nodes_that_hold_them() -> Result<()> {
     for (at, (provider, server, name, class, nodes)) in CASES.iter().enumerate() {
         let model = json!({"provider": provider, "name": name, "server": {"kind": server}});
         let model: Model = serde_json::from_value(model)?;
-        let found = local_class(&model, &topology).map_err(|u| anyhow!(u.message))?;
+        let found = local_class(&model, &Offer::of(&topology)).map_err(|u| anyhow!(u.message))?;
         let place = fleet
             .tried(&format!("model-{at}"), found.placement(None))
             .await?;

@@ -219,6 +219,8 @@ impl Fixture {
             credentials_dir: nowhere,
             namespace: NAMESPACE.to_owned(),
             pool: POOL.to_owned(),
+            model_endpoint: None,
+            models: Vec::new(),
             pod_uid: uid.to_owned(),
             pod_ip: [127, 0, 0, 1].into(),
             slots: 2,

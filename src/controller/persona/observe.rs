@@ -84,7 +84,7 @@ pub fn blind(cx: &Context, persona: Arc<Persona>) -> Seen {
 fn look(cx: &Context, persona: Arc<Persona>, published: Option<Published>, is_ours: bool) -> Seen {
     let namespace = persona.namespace().unwrap_or_default();
     let topology = cx.stores.topology(&namespace);
-    let layout = Layout::of(topology.as_ref().and_then(|t| t.status.as_ref()));
+    let layout = Layout::of(topology.as_deref());
     let sight = |pool: &str| {
         let found = cx.stores.pool(&namespace, pool)?;
         let stats = cx.observer.stats(&namespace, pool).ok();

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::is_paused;
 use crate::api::condition::{self, READY};
 use crate::api::names::{self, of_topology};
-use crate::api::{Persona, PersonaTopologyStatus, Phase, WorkerPool, runtime};
+use crate::api::{Persona, PersonaTopology, Phase, WorkerPool, runtime};
 use crate::controller::routes::Published;
-use crate::placement::Unplaced;
+use crate::placement::{Offer, Unplaced};
 use crate::queue::stats::PersonaStats;
 use crate::topology::{self, Home};
 
@@ -18,22 +18,28 @@ pub struct Layout {
     pub phase: Phase,
     /// Goes with each route: an older one is refused.
     pub epoch: u64,
+    /// What the topology offers to local models.
+    pub offer: Offer,
 }
 
 impl Layout {
     /// As the topology's status says; none before it has decided.
-    pub fn of(status: Option<&PersonaTopologyStatus>) -> Option<Self> {
-        let status = status?;
+    pub fn of(topology: Option<&PersonaTopology>) -> Option<Self> {
+        let topology = topology?;
+        let status = topology.status.as_ref()?;
         Some(Self {
             phase: status.phase?,
             epoch: u64::try_from(status.epoch).unwrap_or_default(),
+            offer: Offer::of(&topology.spec),
         })
     }
 }
 
 /// Where the persona belongs; none while the topology has not decided.
 pub fn home_of(persona: &Persona, layout: Option<Layout>) -> Option<Home> {
-    let home = topology::home(persona, layout.map_or(Phase::PerPersona, |l| l.phase));
+    let offer = layout.map_or_else(Offer::default, |l| l.offer);
+    let phase = layout.map_or(Phase::PerPersona, |l| l.phase);
+    let home = topology::home(persona, phase, &offer);
     match home {
         Home::Managed { .. } if layout.is_none() => None,
         home => Some(home),
@@ -294,11 +300,14 @@ fn keeps_what_it_has(observed: &Observed<'_>, home: Option<&Home>, lane: &str) -
     let labels = present.pool.metadata.labels.as_ref();
     let class = labels.and_then(|labels| labels.get(names::LABEL_CLASS));
     let other_class = match (home, class) {
-        (Some(Home::Managed { class: wanted, .. }), Some(class)) => wanted != class,
+        (Some(Home::Managed { class: wanted, .. }), Some(class)) => wanted.to_string() != *class,
         _ => false,
     };
+    // Its old server has not the new model.
+    let served = observed.persona.spec.model.served_by().is_some();
+    let other_server = served && home.and_then(Home::pool) != Some(present.name());
     let other_lane = !present.is_asleep() && present.holds(lane) == Some(false);
-    !present.is_leaving() && (other_class || other_lane)
+    !present.is_leaving() && (other_class || other_server || other_lane)
 }
 
 /// What keeps a persona from being served in the pool where it is and belongs.

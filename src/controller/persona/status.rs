@@ -49,11 +49,7 @@ pub fn status(
         home: home.as_ref(),
         pool: pool.as_deref(),
     };
-    let mut verdicts = vec![
-        standing.ready(),
-        standing.routed(),
-        placed(home.as_ref(), persona),
-    ];
+    let mut verdicts = vec![standing.ready(), standing.routed(), placed(home.as_ref())];
     verdicts.extend(adapter(persona));
     let generation = persona.metadata.generation;
     PersonaStatus {
@@ -182,7 +178,11 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
                 Some(reference) => {
                     format!("key {} of Secret {}", reference.key, reference.name)
                 }
-                None => "what it needs".to_owned(),
+                None => {
+                    let model = &persona.spec.model.name;
+                    let message = format!("no worker of WorkerPool {pool} has model {model} yet");
+                    return ("WaitingForModel", message);
+                }
             };
             let message = format!(
                 "no worker of WorkerPool {pool} holds {missing} yet: create it if it is missing"
@@ -206,20 +206,18 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
     }
 }
 
-fn placed(home: Option<&Home>, persona: &Persona) -> Verdict {
-    match home {
+fn placed(home: Option<&Home>) -> Verdict {
+    let message = match home {
         Some(Home::Unplaced(unplaced)) => {
-            Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message.clone())
+            return Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message.clone());
         }
-        _ => match crate::placement::class_of(persona) {
-            Ok(class) => Verdict::yes(
-                MODEL_PLACED,
-                "Placed",
-                format!("its model runs on workers of class {class}"),
-            ),
-            Err(unplaced) => Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message),
-        },
-    }
+        Some(Home::Managed { class, .. }) => {
+            format!("its model runs on workers of class {class}")
+        }
+        Some(Home::Own { pool }) => format!("WorkerPool {pool} of spec.poolRef runs it"),
+        None => "a class of workers is known for its model".to_owned(),
+    };
+    Verdict::yes(MODEL_PLACED, "Placed", message)
 }
 
 fn adapter(persona: &Persona) -> Option<Verdict> {

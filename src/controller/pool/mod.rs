@@ -5,6 +5,7 @@ mod disruption;
 mod gpu;
 pub(crate) mod observe;
 pub(crate) mod plan;
+pub mod server;
 mod status;
 pub mod template;
 

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
 use super::gpu;
+use super::server::Serving;
 use super::template::{Setup, Template, template};
-use crate::api::{SecretKeyRef, Span, WorkerPool};
+use crate::api::{Persona, SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
 use crate::controller::assignment::belongs_to;
-use crate::controller::pods::worker_status;
+use crate::controller::pods::{server_status, worker_status};
+use crate::placement::{Server, requirements};
 use crate::queue::stats::PoolStats;
 use crate::scaling::Reading;
 
@@ -68,6 +70,10 @@ pub struct PodView {
     pub deleting: bool,
     /// It has ended and will not come back: evicted, or its node failed it. With its words.
     pub failed: Option<String>,
+    /// Its model server runs and has not loaded its model yet.
+    pub loading: bool,
+    /// How its model server last ended, and how often.
+    pub server_ended: Option<String>,
     /// Why its container does not run: a reason of the kubelet's, and its words.
     pub waiting: Option<(String, String)>,
 }
@@ -80,13 +86,16 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
     let mut credentials: BTreeSet<SecretKeyRef> = BTreeSet::new();
     let mut longest = Span::default();
     let mut concurrency = 0;
+    let mut local = Vec::new();
     for persona in cx.stores.personas_of(&namespace) {
         if belongs_to(&persona, &name, topology.as_deref()) {
             credentials.extend(persona.spec.model.api_key_secret_ref.clone());
             longest = longest.max(persona.spec.timeout);
             concurrency += u64::from(persona.spec.queue.max_concurrency);
+            local.push(persona);
         }
     }
+    let serving = serving(&local, pool.spec.slots_per_worker);
     let drain_timeout = pool
         .spec
         .drain_timeout
@@ -101,6 +110,7 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .unwrap_or(&options.queue_url),
         queue_prefix: &options.queue_prefix,
         credentials: &credentials,
+        serving: serving.as_ref(),
         drain_timeout,
     };
     Observed {
@@ -119,6 +129,30 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
         stats: numbers(cx, &namespace, &name),
         pool,
     }
+}
+
+/// What the pool's personas run beside the worker. All of a pool that the topology made need the same
+/// server; on an owner's pool the oldest persona says which, and others with another one get none.
+fn serving(personas: &[Arc<Persona>], slots: u32) -> Option<Serving> {
+    let mut servers: Vec<_> = personas
+        .iter()
+        .filter_map(|p| Some((age(p), Server::of(&p.spec.model)?, &p.spec.model)))
+        .collect();
+    servers.sort_by(|a, b| a.0.cmp(&b.0));
+    let (_, server, _) = servers.first()?.clone();
+    let same = servers.iter().filter(|(_, other, _)| *other == server);
+    let models = same.map(|(_, _, model)| *model).collect::<Vec<_>>();
+    let needs = models.iter().filter_map(|m| requirements(m, slots).ok());
+    Some(Serving {
+        memory_mib: needs.map(|needs| needs.memory_mib).max(),
+        models: models.iter().map(|model| model.name.clone()).collect(),
+        server,
+    })
+}
+
+fn age(persona: &Persona) -> (Option<Timestamp>, String) {
+    let made = persona.metadata.creation_timestamp.as_ref();
+    (made.map(|time| time.0), persona.name_any())
 }
 
 fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
@@ -160,7 +194,15 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
         });
     let phase = status.and_then(|s| s.phase.as_deref());
     let deleting = pod.metadata.deletion_timestamp.is_some();
-    let waiting = worker_status(pod)
+    let server = server_status(pod);
+    let trouble = |status: &&ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        reason.is_some_and(|reason| reason != "PodInitializing" && reason != "ContainerCreating")
+    };
+    let waiting = server
+        .filter(trouble)
+        .or_else(|| worker_status(pod))
         .and_then(|s| s.state.as_ref()?.waiting.as_ref())
         .and_then(|waiting| {
             Some((
@@ -183,6 +225,10 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
         ready: ready.is_some(),
         ready_after: ready_after(pod, ready),
         deleting,
+        loading: server.is_some_and(|s| {
+            s.state.as_ref().is_some_and(|s| s.running.is_some()) && s.started != Some(true)
+        }),
+        server_ended: server.and_then(ended),
         // A pod that is being deleted ends in one of these phases when its containers have stopped.
         failed: (!deleting && matches!(phase, Some("Failed" | "Succeeded"))).then(|| {
             let words = |s: &k8s_openapi::api::core::v1::PodStatus| {
@@ -194,6 +240,16 @@ fn view(pod: &Pod, is_going: impl Fn(&str) -> bool) -> PodView {
         }),
         waiting,
     }
+}
+
+/// How a container last ended, in words.
+fn ended(status: &ContainerStatus) -> Option<String> {
+    let last = status.last_state.as_ref()?.terminated.as_ref()?;
+    let reason = last.reason.as_deref().unwrap_or("Ended");
+    Some(format!(
+        "its model server ended {} times, last with code {} ({reason})",
+        status.restart_count, last.exit_code
+    ))
 }
 
 /// Both times are whole seconds.
@@ -212,6 +268,72 @@ mod tests {
         for (longest, step) in [(0, 60), (60, 60), (61, 120), (600, 960)] {
             assert_eq!(rounded_up(Span::secs(longest)), Span::secs(step));
         }
+    }
+
+    #[test]
+    fn the_model_server_of_a_pod_is_read_off_its_init_containers() {
+        let view = |server: serde_json::Value| {
+            let mut server = server;
+            server["name"] = "model-server".into();
+            let worker = serde_json::json!({"name": "worker",
+                "state": {"waiting": {"reason": "PodInitializing"}}});
+            let pod = serde_json::json!({"status": {
+                "initContainerStatuses": [server], "containerStatuses": [worker],
+            }});
+            view(&serde_json::from_value(pod).expect("a pod"), |_| false)
+        };
+        let common = |state: serde_json::Value, started: bool| {
+            serde_json::json!({"image": "i", "imageID": "", "ready": false, "restartCount": 2,
+                "state": state, "started": started,
+                "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}})
+        };
+        let loading = view(common(serde_json::json!({"running": {}}), false));
+        assert!(loading.loading);
+        assert_eq!(
+            loading.waiting.expect("the worker waits").0,
+            "PodInitializing"
+        );
+        let crashed =
+            serde_json::json!({"waiting": {"reason": "CrashLoopBackOff", "message": "m"}});
+        let crashed = view(common(crashed, false));
+        assert_eq!(crashed.waiting.expect("it waits").0, "CrashLoopBackOff");
+        let ended = crashed.server_ended.expect("it ended");
+        assert_eq!(
+            ended,
+            "its model server ended 2 times, last with code 137 (OOMKilled)"
+        );
+        assert!(!view(common(serde_json::json!({"running": {}}), true)).loading);
+    }
+
+    #[test]
+    fn servers_of_a_pool_hold_all_models_that_share_them() {
+        let persona = |name: &str, model: serde_json::Value| {
+            let persona = serde_json::json!({
+                "apiVersion": "persona.dev/v1alpha1", "kind": "Persona",
+                "metadata": {"name": name}, "spec": {"model": model},
+            });
+            Arc::new(serde_json::from_value::<Persona>(persona).expect("a persona"))
+        };
+        let ollama = |name: &str, model: &str| {
+            persona(
+                name,
+                serde_json::json!({"provider": "Ollama", "name": model}),
+            )
+        };
+        let api = persona("z", serde_json::json!({"provider": "OpenAI", "name": "m"}));
+        assert_eq!(serving(std::slice::from_ref(&api), 4), None);
+        let found = serving(
+            &[ollama("b", "llama3.2:3b"), api, ollama("a", "llama3.2:1b")],
+            4,
+        );
+        let found = found.expect("a server");
+        assert_eq!(found.models.len(), 2);
+        assert!(
+            found
+                .memory_mib
+                .is_some_and(|mib| (3_000..5_000).contains(&mib)),
+            "of the larger"
+        );
     }
 
     #[test]

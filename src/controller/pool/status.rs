@@ -188,8 +188,21 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
     };
     match trouble {
         Some((reason, words)) => Verdict::no(READY, reason, format!("{needed}, but {words}")),
-        None => Verdict::no(READY, "WorkersStarting", format!("{needed}, and starting")),
+        None => starting(o, &needed),
     }
+}
+
+/// What a pod that is not ready is at.
+fn starting(o: &Observed, needed: &str) -> Verdict {
+    let staying = || o.pods.iter().filter(|pod| !pod.deleting && !pod.ready);
+    let ended = staying().find_map(|pod| pod.server_ended.clone());
+    let ended = ended.map_or_else(String::new, |ended| format!("; {ended}"));
+    if staying().any(|pod| pod.loading) {
+        let message = format!("{needed}, and its model server loads its model{ended}");
+        return Verdict::no(READY, "ModelLoading", message);
+    }
+    let message = format!("{needed}, and starting{ended}");
+    Verdict::no(READY, "WorkersStarting", message)
 }
 
 /// What keeps workers from starting, for a condition's reason and message.

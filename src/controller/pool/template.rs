@@ -16,9 +16,10 @@ use kube::{Resource, ResourceExt};
 use sha2::{Digest, Sha256};
 
 use super::gpu;
+use super::server::{self, Serving};
 use crate::api::names::{
     CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
-    QUEUE_ACCESS_SECRET, WORKER_CONTAINER,
+    QUEUE_ACCESS_SECRET, SERVER_CONTAINER, WORKER_CONTAINER,
 };
 use crate::api::{
     ContainerOverlay, Device, Gpu, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool,
@@ -44,6 +45,8 @@ pub struct Setup<'a> {
     pub queue_prefix: &'a str,
     /// Keys of Secrets that the pool's personas reference.
     pub credentials: &'a BTreeSet<SecretKeyRef>,
+    /// What the pool's personas run beside the worker.
+    pub serving: Option<&'a Serving>,
     /// How long a worker may finish its requests.
     pub drain_timeout: Span,
 }
@@ -158,9 +161,18 @@ fn spec(
         }
         None => prefer(&mut affinity, vec![gpu::avoidance()]),
     }
+    let mut server = setup.serving.map(|serving| {
+        let overlay = overlay.containers.get(SERVER_CONTAINER);
+        let gpus = gpu.map(|gpu| gpu.count);
+        let (server, files) = server::sidecar(serving, pool.spec.slots_per_worker, gpus, overlay);
+        volumes.extend(files);
+        server
+    });
+    // The GPUs are for who computes: the model server, or a worker of the owner's that does so itself.
+    let computes = server.as_mut().unwrap_or(&mut worker);
     match (gpu, claims) {
-        (_, Some(claims)) => gpu::claim::attach(claims, &mut claimed, &mut worker),
-        (Some(gpu), None) => gpu::limit(gpu, worker.resources.get_or_insert_default()),
+        (_, Some(claims)) => gpu::claim::attach(claims, &mut claimed, computes),
+        (Some(gpu), None) => gpu::limit(gpu, computes.resources.get_or_insert_default()),
         (None, None) => {}
     }
     let not_empty = |list: Vec<_>| (!list.is_empty()).then_some(list);
@@ -180,6 +192,7 @@ fn spec(
             }),
             ..PodSecurityContext::default()
         }),
+        init_containers: server.map(|server| vec![server]),
         containers: vec![worker],
         volumes: Some(volumes),
         node_selector: (!overlay.node_selector.is_empty()).then(|| overlay.node_selector.clone()),
@@ -267,7 +280,13 @@ fn worker(
 fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
     let spec = &pool.spec;
     let recycle = &spec.recycle;
-    vec![
+    let beside = setup.serving.map(|serving| {
+        [
+            value("PERSONA_MODEL_ENDPOINT", serving.server.endpoint()),
+            value("PERSONA_MODELS", serving.names()),
+        ]
+    });
+    let mut env = vec![
         value("PERSONA_LISTEN", format!("0.0.0.0:{PORT}")),
         value("PERSONA_QUEUE_URL", setup.queue_url),
         value("PERSONA_QUEUE_PREFIX", setup.queue_prefix),
@@ -286,7 +305,9 @@ fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
         field("PERSONA_NAMESPACE", "metadata.namespace"),
         field("POD_UID", "metadata.uid"),
         field("POD_IP", "status.podIP"),
-    ]
+    ];
+    env.extend(beside.into_iter().flatten());
+    env
 }
 
 fn value(name: &str, value: impl Into<String>) -> EnvVar {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::is_paused;
 use crate::api::{Persona, Phase};
+use crate::placement::{Class, Offer};
 use crate::topology::{self, Home};
 
 /// What the phase is decided by.
@@ -33,7 +34,7 @@ pub fn count(personas: &[Arc<Persona>]) -> Count {
 #[derive(Debug)]
 pub struct Assigned<'a> {
     /// Resource class.
-    pub class: String,
+    pub class: Class,
     /// Everybody who belongs there; never empty.
     pub members: Vec<&'a Persona>,
     /// Those of them whose route does not point there yet, and who may be moved.
@@ -57,7 +58,7 @@ pub struct Census<'a> {
 
 /// Finds everybody's place in a phase. Suspended personas keep one, because requests may wait in
 /// their queues; a persona that is being deleted stays where it is until it is gone.
-pub fn take(personas: &[Arc<Persona>], phase: Phase) -> Census<'_> {
+pub fn take<'a>(personas: &'a [Arc<Persona>], phase: Phase, offer: &Offer) -> Census<'a> {
     let mut census = Census::default();
     for persona in personas {
         let at = routed_to(persona);
@@ -65,7 +66,7 @@ pub fn take(personas: &[Arc<Persona>], phase: Phase) -> Census<'_> {
         if is_deleting(persona) {
             continue;
         }
-        match topology::home(persona, phase) {
+        match topology::home(persona, phase, offer) {
             Home::Managed { pool, class } => census.settle(persona, at, pool, class),
             Home::Own { .. } => {}
             Home::Unplaced(_) => census.unplaced += 1,
@@ -75,7 +76,7 @@ pub fn take(personas: &[Arc<Persona>], phase: Phase) -> Census<'_> {
 }
 
 impl<'a> Census<'a> {
-    fn settle(&mut self, persona: &'a Persona, at: Option<&str>, pool: String, class: String) {
+    fn settle(&mut self, persona: &'a Persona, at: Option<&str>, pool: String, class: Class) {
         let arrived = at == Some(pool.as_str());
         let movable = !is_paused(persona);
         if arrived {

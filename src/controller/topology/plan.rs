@@ -14,6 +14,7 @@ use crate::api::{
     Persona, PersonaTopology, PersonaTopologyStatus, TopologyPool, WorkerPool, condition,
 };
 use crate::controller::context::News;
+use crate::placement::Offer;
 
 /// What the plan is made from.
 pub struct Observed<'a> {
@@ -57,7 +58,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
     let count = census::count(observed.personas);
     let decision = progress::decide(now, topology, count);
     let phase = decision.phase;
-    let census = census::take(observed.personas, phase);
+    let census = census::take(observed.personas, phase, &Offer::of(&topology.spec));
     let (transition, step) = progress::transition(now, &before, phase, &census);
     let existing = pools::by_name(observed.pools);
     let changes = pools::changes(&census, phase, &topology.spec, &existing);
@@ -119,7 +120,7 @@ fn listed(census: &Census<'_>) -> Vec<TopologyPool> {
         .iter()
         .map(|(name, assigned)| TopologyPool {
             name: name.clone(),
-            class: assigned.class.clone(),
+            class: assigned.class.to_string(),
             personas: i32::try_from(assigned.members.len()).unwrap_or(i32::MAX),
         })
         .collect()

@@ -65,9 +65,10 @@ pub fn changes(
             changes.taken.push(name.clone());
             continue;
         }
-        let siblings = families
-            .get(assigned.class.as_str())
-            .map_or(&[][..], Vec::as_slice);
+        let siblings = match assigned.class {
+            Class::Api => &families[..],
+            Class::Cpu | Class::Gpu { .. } => &[],
+        };
         let wanted = wanted(name, assigned, phase, siblings, spec, found);
         changes.apply_where_different(wanted, found);
     }
@@ -104,17 +105,14 @@ impl Changes {
     }
 }
 
-/// Pools whose idle workers help each other, by class, in the order of their names. In Hybrid those
-/// of all types; elsewhere nobody helps: Specialized keeps types apart, and in the other phases there
-/// is one pool for all, or isolation is the point.
-fn families<'a>(census: &'a Census<'_>, phase: Phase) -> BTreeMap<&'a str, Vec<&'a str>> {
-    let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    if phase == Phase::Hybrid {
-        for (name, assigned) in &census.pools {
-            families.entry(&assigned.class).or_default().push(name);
-        }
-    }
-    families
+/// Pools whose idle workers help each other, in the order of their names. In Hybrid those of all types
+/// that call an API, because a model server has only the models of its pool; elsewhere nobody helps:
+/// Specialized keeps types apart, and in the other phases there is one pool for all, or isolation is
+/// the point.
+fn families<'a>(census: &'a Census<'_>, phase: Phase) -> Vec<&'a str> {
+    let pools = census.pools.iter().filter(|_| phase == Phase::Hybrid);
+    let api = pools.filter(|(_, assigned)| assigned.class == Class::Api);
+    api.map(|(name, _)| name.as_str()).collect()
 }
 
 /// The pools after `name` in the circle of its family: where a family is larger than the limit, each
@@ -140,7 +138,7 @@ fn wanted(
     spec: &PersonaTopologySpec,
     found: Option<&WorkerPool>,
 ) -> WorkerPool {
-    let mut pool = defaults(spec, &assigned.class);
+    let mut pool = defaults(spec, assigned.class);
     pool.steal_from = helps(name, family);
     pool.warm_replicas = warm(&assigned.entering, &pool, found);
     if assigned.members.iter().all(|persona| persona.spec.suspend) {
@@ -148,7 +146,7 @@ fn wanted(
     }
     let mut labels = BTreeMap::from([
         (names::LABEL_PHASE, phase.as_str().to_owned()),
-        (names::LABEL_CLASS, assigned.class.clone()),
+        (names::LABEL_CLASS, assigned.class.to_string()),
     ]);
     if let Some(member) = assigned.members.first() {
         match PhaseGroup::from(phase) {
@@ -173,7 +171,7 @@ fn kept(
     existing: &Existing<'_>,
 ) -> Option<WorkerPool> {
     let found = pool.metadata.labels.as_ref()?;
-    let mut new = defaults(spec, found.get(names::LABEL_CLASS)?);
+    let mut new = defaults(spec, found.get(names::LABEL_CLASS)?.parse().ok()?);
     let helped = pool.spec.steal_from.iter();
     new.steal_from = helped
         .filter(|name| existing.contains_key(name.as_str()))
@@ -192,8 +190,7 @@ fn kept(
     Some(object(pool.metadata.name.as_deref()?, labels, new))
 }
 
-fn defaults(spec: &PersonaTopologySpec, class: &str) -> WorkerPoolSpec {
-    let class = class.parse().unwrap_or(Class::Api);
+fn defaults(spec: &PersonaTopologySpec, class: Class) -> WorkerPoolSpec {
     let mut pool = match class {
         Class::Gpu { .. } => spec.gpu_pool.as_ref().unwrap_or(&spec.pool).clone(),
         Class::Api | Class::Cpu => spec.pool.clone(),

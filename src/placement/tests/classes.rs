@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::persona;
 use crate::placement::class::{fits_cpu, least_mib, on_gpus};
-use crate::placement::{Class, Requirements, class_of};
+use crate::placement::{Class, Offer, Requirements, class_of};
 
 const LADDER: [u32; 8] = [192, 141, 96, 80, 48, 40, 24, 16];
 
@@ -17,20 +17,38 @@ fn of(memory_mib: u64) -> Requirements {
     }
 }
 
-#[test]
-fn remote_providers_and_endpoints_need_no_model_server() {
-    let openai = persona(&json!({"provider": "OpenAI", "name": "m"}));
-    assert_eq!(class_of(&openai), Ok("api".into()));
-    let ollama = json!({"provider": "Ollama", "name": "m", "endpoint": "http://ollama:11434"});
-    assert_eq!(class_of(&persona(&ollama)), Ok("api".into()));
+fn placed(model: &serde_json::Value) -> Result<String, &'static str> {
+    let class = class_of(&persona(model), &Offer::default());
+    class
+        .map(|c| c.to_string())
+        .map_err(|unplaced| unplaced.reason)
 }
 
 #[test]
-fn local_provider_without_endpoint_is_not_placed_and_says_what_to_set() {
-    let ollama = persona(&json!({"provider": "Ollama", "name": "m"}));
-    let unplaced = class_of(&ollama).expect_err("not placed");
-    assert_eq!(unplaced.reason, "EndpointRequired");
-    assert!(unplaced.message.contains("spec.model.endpoint"));
+fn remote_providers_and_endpoints_need_no_model_server() {
+    assert_eq!(
+        placed(&json!({"provider": "OpenAI", "name": "m"})),
+        Ok("api".into())
+    );
+    let ollama = json!({"provider": "Ollama", "name": "m", "endpoint": "http://ollama:11434"});
+    assert_eq!(placed(&ollama), Ok("api".into()));
+}
+
+#[test]
+fn local_models_are_placed_by_their_size_and_server() {
+    let small = json!({"provider": "Ollama", "name": "llama3.2:1b"});
+    assert_eq!(placed(&small), Ok("cpu".into()));
+    let large = json!({"provider": "Ollama", "name": "llama3.1:70b"});
+    assert_eq!(placed(&large), Ok("gpu-80Gi".into()));
+    let vllm = json!({"provider": "OpenAICompatible", "name": "Qwen/Qwen2.5-0.5B-Instruct",
+        "server": {"kind": "vLLM"}});
+    assert_eq!(placed(&vllm), Ok("gpu-16Gi".into()), "vLLM needs a GPU");
+    assert_eq!(
+        placed(&json!({"provider": "Ollama", "name": "m"})),
+        Err("SizeUnknown")
+    );
+    let nowhere = json!({"provider": "OpenAICompatible", "name": "m"});
+    assert_eq!(placed(&nowhere), Err("EndpointRequired"));
 }
 
 #[test]

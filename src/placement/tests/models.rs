@@ -1,8 +1,7 @@
 //! What names of real models are read as: as people write them for each server.
 
 use super::{model, persona};
-use crate::api::PersonaTopologySpec;
-use crate::placement::{local_class, requirements};
+use crate::placement::{Offer, local_class, requirements};
 use crate::placement::{parameters, requirements::bits};
 use serde_json::json;
 
@@ -120,7 +119,7 @@ fn real_names_are_read_as_their_sources_state() {
         let read = parameters::of(model.provider, name).unwrap_or_default();
         let found = bits(&model, read).per_weight;
         let needs = requirements(&model, 4).expect(name);
-        let placed = local_class(&model, &PersonaTopologySpec::default()).expect(name);
+        let placed = local_class(&model, &Offer::default()).expect(name);
         let off = (read / billions - 1.0).abs();
         let same = (found - per_weight).abs() < 0.005 && placed.to_string() == *class;
         if off > 0.04 || !same {

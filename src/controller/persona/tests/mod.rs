@@ -33,6 +33,7 @@ impl Case {
             layout: Some(Layout {
                 phase: Phase::Generic,
                 epoch: 7,
+                offer: crate::placement::Offer::default(),
             }),
             home: None,
             present: None,
@@ -131,7 +132,11 @@ fn set(lanes: &[&str]) -> BTreeSet<String> {
 /// The pool of all in Generic.
 fn generic() -> WorkerPool {
     let any = crate::controller::fixture::a_persona("any");
-    of_topology(&topology::pool_name(&any, Phase::Generic, "api"))
+    of_topology(&topology::pool_name(
+        &any,
+        Phase::Generic,
+        crate::placement::Class::Api,
+    ))
 }
 
 /// A pool that the topology made.

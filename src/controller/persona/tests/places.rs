@@ -208,11 +208,11 @@ fn a_model_that_nobody_can_run_is_routed_nowhere_and_says_what_to_set() {
         "False/Unplaced",
         "False/Unplaced",
     );
-    assert!(new.message().contains("spec.model.endpoint"));
+    assert!(new.message().contains("spec.model.requirements.parameters"));
     let status = new.status(Outcome::Accepted);
     assert_eq!(
         condition(&status.conditions, MODEL_PLACED),
-        "False/EndpointRequired"
+        "False/SizeUnknown"
     );
     let pool = ready(generic(), 1);
     let routed = Case::new(a_persona("a"))

@@ -39,6 +39,7 @@ impl Scene {
             queue_url: "redis://r",
             queue_prefix: "persona",
             credentials: &BTreeSet::new(),
+            serving: None,
             drain_timeout: Span::secs(60),
         };
         let stats = PoolStats {

@@ -23,6 +23,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         queue_url: "redis://r",
         queue_prefix: "persona",
         credentials: &BTreeSet::new(),
+        serving: None,
         drain_timeout: Span::secs(60),
     };
     Observed {
@@ -141,6 +142,21 @@ fn what_keeps_workers_from_starting_is_said_in_the_words_of_who_said_it() {
         (schedulable.as_str(), words.as_str()),
         ("False", "0/3 nodes have a GPU")
     );
+}
+
+#[test]
+fn a_model_that_loads_and_a_server_that_crashed_are_said() {
+    let mut o = observed(json!({}));
+    pod(&mut o, "a", false, 0);
+    o.pods[0].loading = true;
+    let (_, reason, message) = said(&stated(&o), READY);
+    assert_eq!(reason, "ModelLoading");
+    assert!(message.ends_with("loads its model"), "{message}");
+    o.pods[0].server_ended = Some("its model server ended 2 times".into());
+    let (_, _, message) = said(&stated(&o), READY);
+    assert!(message.ends_with("ended 2 times"), "{message}");
+    o.pods[0].ready = true;
+    assert_eq!(said(&stated(&o), READY).1, "WorkersReady");
 }
 
 #[test]

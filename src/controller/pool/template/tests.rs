@@ -14,6 +14,10 @@ fn pool(spec: serde_json::Value) -> WorkerPool {
 }
 
 fn made(pool: &WorkerPool, keys: &[(&str, &str)]) -> Template {
+    serving(pool, keys, None)
+}
+
+fn serving(pool: &WorkerPool, keys: &[(&str, &str)], serving: Option<&Serving>) -> Template {
     let credentials = keys.iter().map(|(name, key)| SecretKeyRef {
         name: (*name).to_owned(),
         key: (*key).to_owned(),
@@ -26,6 +30,7 @@ fn made(pool: &WorkerPool, keys: &[(&str, &str)]) -> Template {
             queue_url: "redis://redis:6379",
             queue_prefix: "persona",
             credentials: &credentials.collect(),
+            serving,
             drain_timeout: Span::secs(60),
         },
     )
@@ -62,6 +67,87 @@ fn pod_of_a_pool_with_credentials_an_overlay_and_gpus() {
     let pod = made(&pool(overlay), &keys).named("helpers-0");
     assert_yaml_snapshot!("everything", pod.spec);
     assert_eq!(pod.labels()[LABEL_POOL], "helpers", "not the overlay's");
+}
+
+/// The pod of a pool whose personas have these models; the first says which server.
+fn with_models(placement: serde_json::Value, models: &[serde_json::Value]) -> PodSpec {
+    let models: Vec<crate::api::Model> = models
+        .iter()
+        .map(|model| serde_json::from_value(model.clone()).expect("a model"))
+        .collect();
+    let served = Serving {
+        server: crate::placement::Server::of(&models[0]).expect("a server"),
+        models: models.into_iter().map(|model| model.name).collect(),
+        memory_mib: Some(4000),
+    };
+    let made = serving(&pool(json!({"placement": placement})), &[], Some(&served));
+    made.named("helpers-0").spec.expect("a spec")
+}
+
+#[test]
+fn ollama_beside_a_cpu_worker_holds_all_models_of_the_pool() {
+    let cache = json!({"persistentVolumeClaim": "models"});
+    let model = |name| json!({"provider": "Ollama", "name": name, "server": {"kind": "Ollama", "cache": cache}});
+    let pod = with_models(json!({}), &[model("llama3.2:1b"), model("llama3.2:3b")]);
+    assert_yaml_snapshot!("ollama", json!([pod.init_containers, pod.volumes]));
+    let worker = &pod.containers[0];
+    let mut env = worker.env.iter().flatten();
+    let endpoint = env.find(|v| v.name == "PERSONA_MODEL_ENDPOINT");
+    assert_eq!(
+        endpoint.and_then(|v| v.value.as_deref()),
+        Some("http://127.0.0.1:11434")
+    );
+}
+
+#[test]
+fn vllm_gets_the_gpus_and_spreads_its_model_over_them() {
+    let model = json!({
+        "provider": "OpenAICompatible", "name": "meta-llama/Llama-3.3-70B-Instruct",
+        "server": {"kind": "vLLM", "cache": {"hostPath": "/var/lib/models"}},
+        "requirements": {"contextTokens": 8192},
+    });
+    let placement = json!({"device": "gpu", "gpu": {"count": 2, "memory": "80Gi"}});
+    let pod = with_models(placement, &[model]);
+    assert_yaml_snapshot!("vllm", json!([pod.init_containers, pod.volumes]));
+    let limits = pod.containers[0]
+        .resources
+        .as_ref()
+        .and_then(|r| r.limits.as_ref());
+    assert!(limits.is_some_and(|l| !l.contains_key("nvidia.com/gpu")));
+}
+
+#[test]
+fn llama_cpp_reads_a_file_of_an_image_volume() {
+    let model = |name| {
+        json!({"provider": "OpenAICompatible", "name": name, "server": {
+            "kind": "LlamaCpp", "cache": {"image": "registry.example.com/models/smollm2:1"},
+        }})
+    };
+    let pod = with_models(json!({}), &[model("SmolLM2-135M-Instruct.Q4_1.gguf")]);
+    assert_yaml_snapshot!("llama_cpp", json!([pod.init_containers, pod.volumes]));
+    let gpu = json!({"device": "gpu"});
+    let pod = with_models(gpu, &[model("bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M")]);
+    let server = &pod.init_containers.expect("a sidecar")[0];
+    let args = server.args.clone().unwrap_or_default().join(" ");
+    assert!(args.starts_with("--hf-repo bartowski/"), "{args}");
+    assert!(args.ends_with("--n-gpu-layers 999"), "{args}");
+}
+
+#[test]
+fn a_claimed_gpu_goes_to_the_model_server() {
+    let placement =
+        json!({"device": "gpu", "gpu": {"memory": "80Gi", "deviceClassName": "gpu.nvidia.com"}});
+    let made = made(&pool(json!({"placement": placement})), &[]);
+    assert_yaml_snapshot!("claims", made.claims);
+    let model = json!({"provider": "Ollama", "name": "llama3.1:70b"});
+    let pod = with_models(placement, &[model]);
+    let server = &pod.init_containers.expect("a sidecar")[0];
+    let claims = server.resources.as_ref().and_then(|r| r.claims.clone());
+    assert_eq!(claims.map(|c| c.len()), Some(1));
+    assert!(
+        pod.affinity.is_none(),
+        "the scheduler looks at devices itself"
+    );
 }
 
 #[test]

@@ -1,0 +1,261 @@
+//! The model server in a pool's pods: a native sidecar, which is up before the worker starts and goes
+//! after it. Pure.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, ExecAction,
+    HTTPGetAction, HostPathVolumeSource, ImageVolumeSource, PersistentVolumeClaimVolumeSource,
+    Probe, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::api::names::SERVER_CONTAINER;
+use crate::api::{ContainerOverlay, ModelServerKind};
+use crate::placement::requirements::DEFAULT_CONTEXT;
+use crate::placement::server::Server;
+
+/// Where model files are.
+const MODELS: &str = "/models";
+/// Home of the server's user, which images of root do not have.
+const HOME: &str = "/home/persona";
+/// Tries of the start-up probe, one a second: an hour to fetch and load a model.
+const LOADING: i32 = 3600;
+/// Fetches what is missing, and serves meanwhile: Ollama answers, and the probe waits.
+const OLLAMA: &str = "ollama serve & server=$!; set -f; \
+    until ollama list >/dev/null 2>&1; do kill -0 $server || exit 1; sleep 0.2; done; \
+    for model in $PERSONA_MODELS; do \
+    ollama show \"$model\" >/dev/null 2>&1 || ollama pull \"$model\" || exit 1; done; wait $server";
+const OLLAMA_READY: &str = "set -f; for model in $PERSONA_MODELS; do \
+    ollama show \"$model\" >/dev/null || exit 1; done";
+
+/// What a pool's pods serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The server.
+    pub server: Server,
+    /// The models of all personas of the pool.
+    pub models: BTreeSet<String>,
+    /// MiB that the largest of them needs.
+    pub memory_mib: Option<u64>,
+}
+
+impl Serving {
+    /// The models, separated by blanks, which none of their names has.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.models.iter().map(String::as_str).collect();
+        names.join(" ")
+    }
+}
+
+/// The sidecar and its volumes. `gpus` are those of the pod; none on CPUs.
+pub fn sidecar(
+    serving: &Serving,
+    slots: u32,
+    gpus: Option<u32>,
+    overlay: Option<&ContainerOverlay>,
+) -> (Container, Vec<Volume>) {
+    let none = ContainerOverlay::default();
+    let overlay = overlay.unwrap_or(&none);
+    let server = &serving.server;
+    let (mut volumes, mut mounts) = files(server);
+    if server.kind == ModelServerKind::Vllm {
+        // NCCL and PyTorch exchange tensors there; 64 MiB, which runtimes give, is too little.
+        volumes.push(empty("persona-shm", Some("Memory")));
+        mounts.push(mount("persona-shm", "/dev/shm", false));
+    }
+    mounts.extend(overlay.volume_mounts.clone());
+    let (command, args) = command(serving, slots, gpus);
+    let mut env = env(serving);
+    let ours: BTreeSet<String> = env.iter().map(|variable| variable.name.clone()).collect();
+    let theirs = overlay.env.iter();
+    env.extend(theirs.filter(|v| !ours.contains(&v.name)).cloned());
+    let mut resources = overlay.resources.clone().unwrap_or_default();
+    if overlay.resources.is_none() && gpus.is_none() {
+        let memory = serving.memory_mib.map(|mib| Quantity(format!("{mib}Mi")));
+        let cpu = Some(Quantity("1".to_owned()));
+        let requests = [("cpu", cpu), ("memory", memory)].into_iter();
+        let requests = requests.filter_map(|(name, amount)| Some((name.to_owned(), amount?)));
+        resources.requests = Some(requests.collect());
+    }
+    let container = Container {
+        name: SERVER_CONTAINER.to_owned(),
+        image: Some(image(server, gpus, overlay)),
+        restart_policy: Some("Always".to_owned()),
+        command,
+        args: Some(overlay.args.clone().unwrap_or(args)),
+        env: Some(env),
+        ports: Some(vec![ContainerPort {
+            name: Some("model".to_owned()),
+            container_port: server.port().into(),
+            ..ContainerPort::default()
+        }]),
+        startup_probe: Some(probe(server, 1, LOADING)),
+        readiness_probe: Some(probe(server, 5, 3)),
+        resources: Some(resources),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..Container::default()
+    };
+    (container, volumes)
+}
+
+fn image(server: &Server, gpus: Option<u32>, overlay: &ContainerOverlay) -> String {
+    let default = match (server.kind, gpus) {
+        (ModelServerKind::Ollama, _) => "docker.io/ollama/ollama:0.12.6",
+        (ModelServerKind::Vllm, _) => "docker.io/vllm/vllm-openai:v0.11.0",
+        (ModelServerKind::LlamaCpp, None) => "ghcr.io/ggml-org/llama.cpp:server",
+        (ModelServerKind::LlamaCpp, Some(_)) => "ghcr.io/ggml-org/llama.cpp:server-cuda",
+    };
+    let theirs = overlay.image.as_ref().or(server.image.as_ref());
+    theirs.map_or_else(|| default.to_owned(), Clone::clone)
+}
+
+/// Command, where the image's own does not do, and arguments.
+fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<String>>, Vec<String>) {
+    let server = &serving.server;
+    let name = server.model.clone().unwrap_or_default();
+    let port = server.port().to_string();
+    let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    match server.kind {
+        ModelServerKind::Ollama => (Some(owned(&["/bin/sh", "-c"])), owned(&[OLLAMA])),
+        ModelServerKind::Vllm => {
+            let mut args: Vec<String> = vec![name.clone()];
+            args.extend(["--served-model-name".to_owned(), name]);
+            args.extend(["--port".to_owned(), port]);
+            if let Some(tokens) = server.context_tokens {
+                args.extend(["--max-model-len".to_owned(), tokens.to_string()]);
+            }
+            if let Some(count) = gpus.filter(|count| *count > 1) {
+                args.extend(["--tensor-parallel-size".to_owned(), count.to_string()]);
+            }
+            (Some(owned(&["vllm", "serve"])), args)
+        }
+        ModelServerKind::LlamaCpp => {
+            let source = if name.ends_with(".gguf") && name.starts_with('/') {
+                ["--model".to_owned(), name.clone()]
+            } else if name.ends_with(".gguf") {
+                ["--model".to_owned(), format!("{MODELS}/{name}")]
+            } else {
+                ["--hf-repo".to_owned(), name.clone()]
+            };
+            let mut args: Vec<String> = source.into();
+            args.extend(["--alias".to_owned(), name]);
+            args.extend(["--host".to_owned(), "0.0.0.0".to_owned()]);
+            args.extend(["--port".to_owned(), port]);
+            args.extend(["--parallel".to_owned(), slots.to_string()]);
+            // It divides its context among its slots.
+            let tokens = server.context_tokens.unwrap_or(DEFAULT_CONTEXT);
+            let all = u64::from(tokens) * u64::from(slots);
+            args.extend(["--ctx-size".to_owned(), all.to_string()]);
+            if gpus.is_some() {
+                args.extend(["--n-gpu-layers".to_owned(), "999".to_owned()]);
+            }
+            (None, args)
+        }
+    }
+}
+
+fn env(serving: &Serving) -> Vec<EnvVar> {
+    // PyTorch asks for the user's name, which an image does not know.
+    let mut pairs = vec![("HOME", HOME.to_owned()), ("USER", "persona".to_owned())];
+    match serving.server.kind {
+        ModelServerKind::Ollama => {
+            pairs.push(("PERSONA_MODELS", serving.names()));
+            pairs.push(("OLLAMA_MODELS", MODELS.to_owned()));
+            // Models stay loaded as long as there is memory for them.
+            pairs.push(("OLLAMA_KEEP_ALIVE", "-1".to_owned()));
+        }
+        ModelServerKind::Vllm => pairs.push(("HF_HOME", MODELS.to_owned())),
+        ModelServerKind::LlamaCpp => pairs.push(("LLAMA_CACHE", MODELS.to_owned())),
+    }
+    let variable = |(name, value): (&str, String)| EnvVar {
+        name: name.to_owned(),
+        value: Some(value),
+        value_from: None,
+    };
+    pairs.into_iter().map(variable).collect()
+}
+
+fn probe(server: &Server, period: i32, failures: i32) -> Probe {
+    let mut probe = Probe {
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    };
+    if server.kind == ModelServerKind::Ollama {
+        let command = ["/bin/sh", "-c", OLLAMA_READY];
+        let command = command.map(str::to_owned).into();
+        probe.exec = Some(ExecAction {
+            command: Some(command),
+        });
+        probe.timeout_seconds = Some(10);
+    } else {
+        probe.http_get = Some(HTTPGetAction {
+            path: Some("/health".to_owned()),
+            port: IntOrString::String("model".to_owned()),
+            ..HTTPGetAction::default()
+        });
+    }
+    probe
+}
+
+/// Model files and the home of the server's user.
+fn files(server: &Server) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let cache = server.cache.clone().unwrap_or_default();
+    let read_only = cache.image.is_some();
+    let mut models = empty("persona-models", None);
+    if let Some(claim_name) = cache.persistent_volume_claim {
+        models.empty_dir = None;
+        models.persistent_volume_claim = Some(PersistentVolumeClaimVolumeSource {
+            claim_name,
+            read_only: None,
+        });
+    } else if let Some(reference) = cache.image {
+        models.empty_dir = None;
+        models.image = Some(ImageVolumeSource {
+            reference: Some(reference),
+            pull_policy: None,
+        });
+    } else if let Some(path) = cache.host_path {
+        models.empty_dir = None;
+        models.host_path = Some(HostPathVolumeSource {
+            path,
+            type_: Some("Directory".to_owned()),
+        });
+    }
+    let mounts = vec![
+        mount("persona-models", MODELS, read_only),
+        mount("persona-home", HOME, false),
+    ];
+    (vec![models, empty("persona-home", None)], mounts)
+}
+
+fn empty(name: &str, medium: Option<&str>) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: medium.map(str::to_owned),
+            size_limit: None,
+        }),
+        ..Volume::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}

@@ -1,0 +1,69 @@
+//! A model server in the pool's own pods: a real llama.cpp beside a real worker.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+use persona_operator::api::{Persona, WorkerPool};
+use serde_json::json;
+use testbed::image::{LLAMA, LLAMA_WEIGHTS};
+
+use crate::harness::{Stage, eventually, manifest};
+
+fn server(pod: &Pod) -> Option<&ContainerStatus> {
+    let statuses = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    statuses.iter().find(|status| status.name == "model-server")
+}
+
+fn ready(pool: &WorkerPool) -> Option<(&str, &str, &str)> {
+    let conditions = pool.status.as_ref()?.conditions.iter();
+    let mut ready = conditions.filter(|c| c.type_ == "Ready");
+    let ready = ready.next()?;
+    Some((&ready.status, &ready.reason, &ready.message))
+}
+
+#[tokio::test]
+async fn a_model_beside_its_worker_answers_and_a_crash_is_seen_and_mended() -> Result<()> {
+    let Some(stage) = Stage::enter("servers").await? else {
+        return Ok(());
+    };
+    stage.node.import_llama().await?;
+    let model = json!({
+        "provider": "OpenAICompatible",
+        "name": LLAMA_WEIGHTS,
+        "server": {"kind": "LlamaCpp", "image": LLAMA},
+        "requirements": {"contextTokens": 512},
+    });
+    let spec = json!({"model": model, "timeout": "60s", "generation": {"maxTokens": 8}});
+    stage
+        .create::<Persona>(manifest("Persona", "local", spec))
+        .await?;
+    stage.wait_ready("persona/local").await?;
+    let text = stage.answer("local").await?;
+    assert!(!text.trim().is_empty(), "{text:?}");
+
+    let pods = stage.workers().await?;
+    let pod = pods.first().context("no worker")?;
+    let pool = pod.labels()["persona.dev/pool"].clone();
+    let killed = server(pod).context("no model server")?;
+    let id = killed.container_id.clone().context("it has no container")?;
+    let said =
+        stage.until::<WorkerPool>(&pool, "down and says why", |found: Option<&WorkerPool>| {
+            found.and_then(ready).is_some_and(|(status, _, message)| {
+                status == "False" && message.contains("its model server ended 1 times")
+            })
+        });
+    let kill = stage.node.kill_container(&id);
+    let (said, killed) = tokio::join!(said, kill);
+    killed?;
+    said?;
+    stage.wait_ready(&format!("workerpool/{pool}")).await?;
+    let again = eventually("an answer after the crash", async || {
+        Ok(stage.answer("local").await.ok())
+    });
+    assert!(!again.await?.trim().is_empty());
+    let pods = stage.workers().await?;
+    let same = pods.iter().find(|p| p.uid() == pod.uid());
+    let restarts = same.and_then(server).map(|status| status.restart_count);
+    assert_eq!(restarts, Some(1), "the worker's pod lives on");
+    stage.leave().await
+}

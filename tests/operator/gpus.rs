@@ -1,0 +1,142 @@
+//! Local models: their pools by class, and what pools say that no node's GPUs fit.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use persona_operator::api::{PersonaTopology, WorkerPool};
+use serde_json::{Value, json};
+use testbed::{Cluster, FakeNode};
+
+use crate::harness::{Operator, condition};
+
+/// The operator in a cluster with a node of four L4, whose kinds it watches.
+async fn with_an_l4(name: &str) -> Result<Operator> {
+    let l4 = FakeNode::gpu("gpus-l4", "NVIDIA-L4", 23_034, 4);
+    Cluster::shared().await?.add_fake_nodes(&[l4]).await?;
+    Operator::start_with(name, &[("PERSONA_WATCH_NODES", "true")]).await
+}
+
+fn overlay() -> Value {
+    json!({"tolerations": [{"key": "testbed.persona.dev/node", "operator": "Exists"}]})
+}
+
+#[tokio::test]
+async fn a_pool_that_no_gpu_fits_says_so_at_once_and_mends_when_a_node_comes() -> Result<()> {
+    let operator = with_an_l4("gpus").await?;
+    let gpu = json!({"memory": "96Gi", "products": ["NVIDIA-GH200-96GB", "NVIDIA-L4"]});
+    let since = Instant::now();
+    operator
+        .create::<WorkerPool>(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": "large"},
+            "spec": {"placement": {"device": "gpu", "gpu": gpu}, "template": overlay()},
+        }))
+        .await?;
+    let is = |status: &'static str| {
+        move |found: Option<&WorkerPool>| {
+            found.is_some_and(|pool| condition(pool, "Schedulable").as_deref() == Some(status))
+        }
+    };
+    let pool = operator
+        .until("large", "unschedulable", is("False"))
+        .await?;
+    assert!(
+        since.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        since.elapsed()
+    );
+    let status = pool.context("gone")?.status.context("no status")?;
+    let mut conditions = status.conditions.iter();
+    let words = conditions
+        .find(|c| c.type_ == "Schedulable")
+        .context("no condition")?;
+    assert!(
+        words.message.contains("needs 1 nvidia.com/gpu of 96Gi"),
+        "{}",
+        words.message
+    );
+    assert!(
+        words.message.contains("23034 MiB (NVIDIA-L4)"),
+        "{}",
+        words.message
+    );
+
+    let gh200 = FakeNode::gpu("gpus-gh200", "NVIDIA-GH200-96GB", 97_871, 1);
+    Cluster::shared().await?.add_fake_nodes(&[gh200]).await?;
+    operator.until("large", "schedulable", is("True")).await?;
+    let pods = operator.pods("large").await?;
+    let node = pods
+        .first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+    assert_eq!(node.as_deref(), Some("gpus-gh200"));
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn models_of_one_namespace_get_pools_by_what_they_need() -> Result<()> {
+    let operator = with_an_l4("classes").await?;
+    let placement = json!({"device": "gpu", "gpu": {}});
+    operator
+        .create::<PersonaTopology>(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "PersonaTopology",
+            "metadata": {"name": "default"},
+            "spec": {
+                "mode": "Generic", "gpuSizes": [24, 80],
+                "gpuPool": {"placement": placement, "template": overlay()},
+            },
+        }))
+        .await?;
+    for (name, model) in [
+        ("one", json!({"provider": "Ollama", "name": "llama3.2:1b"})),
+        (
+            "three",
+            json!({"provider": "Ollama", "name": "llama3.2:3b"}),
+        ),
+        (
+            "eight",
+            json!({"provider": "Ollama", "name": "llama3.1:8b"}),
+        ),
+        (
+            "seventy",
+            json!({"provider": "Ollama", "name": "llama3.1:70b"}),
+        ),
+        (
+            "remote",
+            json!({"provider": "Ollama", "name": "llama3.1:70b", "endpoint": "http://o:1"}),
+        ),
+    ] {
+        operator
+            .create::<persona_operator::api::Persona>(json!({
+                "apiVersion": "persona.dev/v1alpha1",
+                "kind": "Persona",
+                "metadata": {"name": name},
+                "spec": {"model": model},
+            }))
+            .await?;
+    }
+    let classes = |topology: &PersonaTopology| {
+        let pools = topology.status.iter().flat_map(|status| &status.pools);
+        let mut classes: Vec<(String, i32)> = pools
+            .map(|pool| (pool.class.clone(), pool.personas))
+            .collect();
+        classes.sort();
+        classes
+    };
+    let wanted = [("api", 1), ("cpu", 2), ("gpu-24Gi", 1), ("gpu-80Gi", 1)];
+    let wanted = wanted.map(|(class, personas)| (class.to_owned(), personas));
+    let is = |found: Option<&PersonaTopology>| found.is_some_and(|t| classes(t) == wanted);
+    operator.until("default", "split by class", is).await?;
+
+    // Another size of model is another class.
+    let larger = json!({"model": {"name": "llama3.1:70b"}});
+    operator
+        .patch::<persona_operator::api::Persona>("eight", larger)
+        .await?;
+    let wanted = [("api", 1), ("cpu", 2), ("gpu-80Gi", 2)];
+    let wanted = wanted.map(|(class, personas)| (class.to_owned(), personas));
+    let is = |found: Option<&PersonaTopology>| found.is_some_and(|t| classes(t) == wanted);
+    operator.until("default", "split anew", is).await?;
+    operator.stop().await
+}
