@@ -2,26 +2,46 @@
 
 #![allow(dead_code)] // Each run needs a part of the harness.
 
+#[path = "../../tests/model/bug.rs"]
+mod bug;
+#[path = "../../tests/model/checks.rs"]
+mod checks;
 #[path = "../../tests/operator/crossing.rs"]
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]
 mod harness;
+#[path = "../../tests/model/plans.rs"]
+mod plans;
+#[path = "../../tests/model/queue.rs"]
+mod queue;
+#[path = "../../tests/model/system.rs"]
+mod system;
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use checks::{RETURN, explore};
+use system::Left;
+
 const USAGE: &str =
-    "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)";
+    "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)
+cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);
     let name = args.next().context(USAGE)?;
     let times = args.next().map(|times| times.parse()).transpose()?;
-    build()?;
     match name.as_str() {
-        "crossings" => crossings(times.unwrap_or(1000)).await,
+        "crossings" => {
+            build()?;
+            crossings(times.unwrap_or(1000)).await
+        }
+        "model" => {
+            model();
+            Ok(())
+        }
         _ => bail!(USAGE),
     }
 }
@@ -57,4 +77,21 @@ async fn crossings(times: usize) -> Result<()> {
     let report = crossing::cross(&operator, times, tell).await?;
     println!("{report}");
     operator.stop().await
+}
+
+/// Too many states for every test run: some millions.
+fn model() {
+    let crash = Left {
+        crashes: 1,
+        ..RETURN
+    };
+    let failover = Left {
+        failovers: 1,
+        ..RETURN
+    };
+    for (what, left) in [("a crash", crash), ("a change of controllers", failover)] {
+        let begun = std::time::Instant::now();
+        let states = explore(left);
+        println!("{what}: {states} states hold, {:.0?}", begun.elapsed());
+    }
 }

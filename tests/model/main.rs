@@ -6,6 +6,7 @@
 //! prove nothing.
 
 mod bug;
+mod checks;
 mod plans;
 mod queue;
 mod system;
@@ -15,19 +16,8 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use bug::Bug;
+use checks::{MOVE, RETURN, explore};
 use system::{COMES_TO_REST, Left, NOT_LOST, NOT_TWICE, SERVED, System};
-
-/// One move to other pools.
-const MOVE: Left = Left {
-    tasks: 3,
-    crashes: 0,
-    rollouts: 0,
-    edits: 1,
-    failovers: 0,
-};
-
-/// There, and back again at any moment.
-const RETURN: Left = Left { edits: 2, ..MOVE };
 
 /// Nobody moves.
 const STAY: Left = Left { edits: 0, ..MOVE };
@@ -56,24 +46,6 @@ fn a_controller_that_is_replaced_anywhere_in_a_move_leaves_nothing_half_done() {
     explore(Left {
         failovers: 1,
         ..MOVE
-    });
-}
-
-#[test]
-#[ignore = "one and a half million states: a minute with --release"]
-fn a_crash_anywhere_in_a_move_that_turns_back_loses_doubles_and_reorders_nothing() {
-    explore(Left {
-        crashes: 1,
-        ..RETURN
-    });
-}
-
-#[test]
-#[ignore = "two million states: a minute with --release"]
-fn a_controller_that_is_replaced_anywhere_in_a_move_that_turns_back_leaves_nothing_half_done() {
-    explore(Left {
-        failovers: 1,
-        ..RETURN
     });
 }
 
@@ -120,13 +92,6 @@ fn a_controller_that_believes_its_memory_never_moves_who_is_elsewhere() {
         ..RETURN
     };
     finds(replaced, Bug::BelievesItsMemory, COMES_TO_REST);
-}
-
-fn explore(left: Left) {
-    let checker = System::new(left, None).checker().threads(2);
-    let checker = checker.spawn_bfs().join();
-    println!("{} states", checker.unique_state_count());
-    checker.assert_properties();
 }
 
 /// Leaves a part out, and insists that the model finds this property broken.
