@@ -1,0 +1,218 @@
+//! From a burst of requests to the pods it takes, on a real API server with fake nodes.
+//!
+//! `cargo bench --bench burst [-- RUNS]`: 1,000 tasks at once for a pool of 0, sized so that they need 100
+//! pods; beside it, in the same run, what a bare client needs to create 100 such pods. The control plane has
+//! its default limits. One JSON line a run, then the quantiles.
+
+#![allow(dead_code)] // The harness of the tests has more than a bench needs.
+
+#[path = "../tests/operator/harness.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, ResourceExt};
+use persona_operator::api::{Persona, WorkerPool};
+use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
+use serde_json::json;
+use testbed::{Cluster, Options};
+use tokio::time::{Instant, timeout};
+
+use harness::{Operator, PATIENCE};
+
+const TASKS: usize = 1000;
+const PODS: usize = 100;
+const PAYLOAD: &str = r#"{"kind":"chat.completions","request":{"messages":[]}}"#;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    // `cargo test --benches` runs this too, for nothing but to see that it starts.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let runs = std::env::args().find_map(|argument| argument.parse().ok());
+    let cluster = Cluster::start(Options {
+        // Those of an untouched controller manager; the testbed's own are higher.
+        controller_manager_args: vec!["--kube-api-qps=20".into(), "--kube-api-burst=30".into()],
+        ..Options::default()
+    })
+    .await?;
+    cluster.fake_nodes(10, 0).await?;
+    let operator = Operator::start_in(&cluster, "burst", &[("PERSONA_LOG", "warn")]).await?;
+    let mut ours = [Vec::new(), Vec::new(), Vec::new()];
+    let mut bare = Vec::new();
+    for run in 0..runs.unwrap_or(30) {
+        // At a random phase of all ticks there are.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
+        let (times, pod) = burst(&operator, run).await?;
+        let alone = creations(&cluster.client().await?, &operator.namespace, pod).await?;
+        let [first, all, ready] = times.map(|time| time.as_secs_f64() * 1e3);
+        let alone = alone.as_secs_f64() * 1e3;
+        println!(
+            "{}",
+            json!({
+                "run": run, "first_pod_ms": first, "all_pods_ms": all, "all_ready_ms": ready,
+                "bare_client_ms": alone, "ratio": all / alone,
+            })
+        );
+        for (column, value) in ours.iter_mut().zip([first, all, ready]) {
+            column.push(value);
+        }
+        bare.push(alone);
+    }
+    println!("ms                              p50      p95      p99");
+    let names = ["first pod object", "100 pod objects", "100 pods Ready"];
+    for (name, column) in names.iter().zip(&mut ours) {
+        quantiles(name, column);
+    }
+    quantiles("bare client, 100 pods", &mut bare);
+    operator.stop().await?;
+    cluster.stop().await
+}
+
+fn quantiles(name: &str, values: &mut [f64]) {
+    values.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        // An index below the length.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        #[allow(clippy::cast_precision_loss)]
+        let place = (share * (values.len() - 1) as f64).round() as usize;
+        values[place]
+    };
+    println!(
+        "{name:<26} {:>8.1} {:>8.1} {:>8.1}",
+        at(0.5),
+        at(0.95),
+        at(0.99)
+    );
+}
+
+/// Times from the first task to the first pod object, to the last, and until all are Ready; and one of the
+/// pods, as it was asked for.
+async fn burst(operator: &Operator, run: usize) -> Result<([Duration; 3], Pod)> {
+    let name = format!("burst-{run}");
+    operator
+        .create::<WorkerPool>(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": name},
+            "spec": {"minReplicas": 0, "maxReplicas": PODS, "slotsPerWorker": 10, "idleTimeout": "10m"},
+        }))
+        .await?;
+    let home =
+        json!({"poolRef": {"name": name}, "queue": {"maxConcurrency": TASKS, "maxLength": TASKS}});
+    operator
+        .persona(&name, "http://127.0.0.1:9/v1", home)
+        .await?;
+    operator.ready::<Persona>(&name).await?;
+    let labels = format!("persona.dev/pool={name}");
+    let config = watcher::Config::default().labels(&labels);
+    let mut events = std::pin::pin!(watcher(operator.all::<Pod>(), config));
+    // The watch stands before anything happens.
+    while !matches!(events.try_next().await?, Some(Event::InitDone)) {}
+
+    let queue = operator.queue()?;
+    let begun = Instant::now();
+    let tasks = (0..TASKS).map(|number| {
+        let (queue, name) = (&queue, &name);
+        async move {
+            let id = format!("{name}.{number}");
+            let answer = queue.enqueue(&Enqueue::new(name, &id, PAYLOAD)).await?;
+            ensure!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
+            Ok(())
+        }
+    });
+    let sending = async {
+        let sent: Result<Vec<()>> = stream::iter(tasks).buffer_unordered(64).try_collect().await;
+        sent.map(drop)
+    };
+    let watching = async {
+        let (mut made, mut ready) = (Vec::new(), std::collections::HashSet::new());
+        let (mut first, mut all) = (None, None);
+        loop {
+            let event = events.try_next().await?.context("the watch ended")?;
+            let Event::Apply(pod) = event else { continue };
+            let uid = pod.uid().unwrap_or_default();
+            first.get_or_insert_with(|| begun.elapsed());
+            if is_ready(&pod) {
+                ready.insert(uid.clone());
+            }
+            if !made.iter().any(|(known, _)| *known == uid) {
+                made.push((uid, pod));
+            }
+            if made.len() == PODS {
+                all.get_or_insert_with(|| begun.elapsed());
+            }
+            if ready.len() == PODS {
+                let (_, pod) = made.swap_remove(0);
+                let times = [
+                    first.context("no first pod")?,
+                    all.context("not all pods")?,
+                    begun.elapsed(),
+                ];
+                return anyhow::Ok((times, pod));
+            }
+        }
+    };
+    let (sent, watched) = tokio::join!(sending, timeout(PATIENCE, watching));
+    sent?;
+    let (times, pod) = watched.context("the pods did not come")??;
+    let params = DeleteParams::default();
+    operator.all::<Persona>().delete(&name, &params).await?;
+    operator.all::<WorkerPool>().delete(&name, &params).await?;
+    gone(&operator.all::<Pod>(), &labels).await?;
+    Ok((times, pod))
+}
+
+/// How long a bare client takes to create as many pods, 64 requests under way at once as ours.
+async fn creations(client: &Client, namespace: &str, like: Pod) -> Result<Duration> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let mut spec = like.spec.clone().context("no spec")?;
+    spec.node_name = None;
+    let begun = Instant::now();
+    let making = (0..PODS).map(|number| {
+        let (pods, mut pod) = (&pods, Pod::default());
+        pod.metadata.name = Some(format!("bare-{number}"));
+        pod.metadata.labels = Some([("bare".to_owned(), "true".to_owned())].into());
+        pod.spec = Some(spec.clone());
+        async move { pods.create(&PostParams::default(), &pod).await }
+    });
+    let made: Result<Vec<Pod>, kube::Error> = stream::iter(making)
+        .buffer_unordered(64)
+        .try_collect()
+        .await;
+    let time = begun.elapsed();
+    made?;
+    pods.delete_collection(
+        &DeleteParams::default(),
+        &ListParams::default().labels("bare=true"),
+    )
+    .await?;
+    gone(&pods, "bare=true").await?;
+    Ok(time)
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Waits until the pods of before are gone, so that a run does not pay for the one before it.
+async fn gone(pods: &Api<Pod>, labels: &str) -> Result<()> {
+    let params = ListParams::default().labels(labels);
+    let waiting = async {
+        while !pods.list(&params).await?.items.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, waiting)
+        .await
+        .context("pods of before are still there")?
+}
