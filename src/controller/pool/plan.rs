@@ -207,9 +207,8 @@ impl<'a> Fleet<'a> {
             draining: Vec::new(),
             leaving: Vec::new(),
         };
-        for pod in &o.pods {
-            if pod.failed.is_some() {
-            } else if pod.deleting {
+        for pod in o.pods.iter().filter(|pod| pod.failed.is_none()) {
+            if pod.deleting {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
