@@ -116,9 +116,9 @@ impl Operator {
         .env("PERSONA_WATCH_NAMESPACE", &namespace)
         .env("POD_NAME", "controller")
         .env("POD_NAMESPACE", &namespace)
-        .env("PERSONA_LEASE_DURATION", "3s")
-        .env("PERSONA_LEASE_RENEW_DEADLINE", "2s")
-        .env("PERSONA_LEASE_RETRY_PERIOD", "300ms");
+        .env("PERSONA_LEASE_DURATION", "10s")
+        .env("PERSONA_LEASE_RENEW_DEADLINE", "8s")
+        .env("PERSONA_LEASE_RETRY_PERIOD", "500ms");
         for (name, value) in settings {
             spec = spec.env(*name, *value);
         }
