@@ -13,7 +13,9 @@ use super::context::is_paused;
 use super::pods::Loss;
 use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
-use crate::queue::fleet::Reaped;
+use crate::api::Phase;
+use crate::queue::fleet::{Fate, Reaped};
+use crate::queue::task::OutcomeKind;
 use crate::queue::work::LEASE;
 
 /// Time between two rounds.
@@ -254,11 +256,35 @@ async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
     Ok(())
 }
 
-/// Personas that have lost workers may be in quarantine now, and say so.
+/// Counts the tasks that ended so. Personas that have lost workers may be in quarantine now, and say so.
 async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
+    let topology = cx.stores.topology(namespace);
+    let phase = topology.and_then(|t| t.status.as_ref()?.phase);
+    for task in reaped {
+        if let Some(outcome) = outcome(task.fate) {
+            cx.metrics
+                .tasks
+                .with_label_values(&[
+                    namespace,
+                    phase.map_or("Own", Phase::as_str),
+                    outcome.as_str(),
+                ])
+                .inc();
+        }
+    }
     let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
     for persona in personas {
         cx.bells.persona(namespace, persona).await;
+    }
+}
+
+/// The outcome of a task that reap ended; workers count the others.
+const fn outcome(fate: Fate) -> Option<OutcomeKind> {
+    match fate {
+        Fate::Requeued => None,
+        Fate::Expired => Some(OutcomeKind::Expired),
+        Fate::Interrupted | Fate::Removed => Some(OutcomeKind::Failed),
+        Fate::Dead => Some(OutcomeKind::Dead),
     }
 }
 

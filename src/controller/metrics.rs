@@ -44,6 +44,8 @@ pub struct Metrics {
     pub queue_up: IntGauge,
     /// Dead letters.
     pub dead: IntGaugeVec,
+    /// Tasks that ended without a worker's word: expired, dead, interrupted.
+    pub tasks: IntCounterVec,
     /// Duration of reconciliations.
     pub reconcile: HistogramVec,
     /// Reconciliations that failed.
@@ -162,6 +164,11 @@ impl Metrics {
             )?,
             queue_up: one("persona_queue_up", "1 while the queue can be used")?,
             dead: int("persona_dead_tasks", "Dead letters", &["namespace"])?,
+            tasks: count(
+                "persona_tasks_total",
+                "Tasks that ended without a worker's word, by outcome",
+                &["namespace", "phase", "outcome"],
+            )?,
             reconcile,
             errors: count(
                 "persona_reconcile_errors_total",
