@@ -107,7 +107,8 @@ async fn a_drained_node_is_left_by_busy_workers_and_nothing_is_lost() -> Result<
 async fn an_unreachable_nodes_workers_are_replaced_once_and_not_doubled_when_it_is_back()
 -> Result<()> {
     let cluster = Cluster::start(Options {
-        controller_manager_args: vec!["--node-monitor-grace-period=4s".into()],
+        // Longer than between two heartbeats of a node, and no longer than the test has to wait.
+        controller_manager_args: vec!["--node-monitor-grace-period=15s".into()],
         ..Options::default()
     })
     .await?;
@@ -137,7 +138,7 @@ async fn an_unreachable_nodes_workers_are_replaced_once_and_not_doubled_when_it_
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(crate::harness::PATIENCE, moved)
+    tokio::time::timeout(2 * crate::harness::PATIENCE, moved)
         .await
         .context("the workers were not replaced")??;
     lost.resume();

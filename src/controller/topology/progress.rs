@@ -42,7 +42,7 @@ pub fn epoch(
     let seen = seen.map_or(0, |epoch| i64::try_from(epoch).unwrap_or(i64::MAX - 1));
     let last = before.epoch.max(seen);
     if before.phase.is_none() {
-        return now.as_second().max(last + 1);
+        return now.as_millisecond().max(last + 1);
     }
     let changed = before.phase != Some(decision.phase)
         || before.observed_generation != topology.metadata.generation;

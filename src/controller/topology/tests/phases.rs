@@ -194,11 +194,11 @@ fn an_epoch_that_the_queue_has_seen_is_overtaken() {
         topology: &world.topology,
         personas: &[],
         pools: &[],
-        seen_epoch: Some(9_000_000_000),
+        seen_epoch: Some(9_000_000_000_000),
         refusals: &world.refusals,
     };
     let plan = super::super::plan::plan(world.now, &observed);
-    assert_eq!(plan.status.epoch, 9_000_000_001);
+    assert_eq!(plan.status.epoch, 9_000_000_000_001);
 }
 
 #[test]
