@@ -13,7 +13,7 @@ use persona_operator::api::{Placement, Span, WorkerPool, WorkerPoolSpec};
 use persona_operator::controller::pool::template::{Setup, template};
 use serde_json::{Value, json};
 use testbed::{Cluster, FakeNode};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::devices;
 
@@ -81,12 +81,13 @@ fn labelled(name: &str, (resource, count): (&str, u32), pairs: &[(&str, &str)]) 
     }
 }
 
-/// A namespace on the cluster with the fleet.
+/// A namespace on the cluster with the fleet, and the only one at a time: pods take GPUs from each other.
 pub struct Fleet {
     pub cluster: &'static Cluster,
     pods: Api<Pod>,
     claims: Api<ResourceClaimTemplate>,
     namespace: String,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// Where a pod is, or why it is nowhere.
@@ -98,7 +99,9 @@ pub enum Place {
 
 impl Fleet {
     pub async fn join() -> Result<Self> {
+        static TURN: Mutex<()> = Mutex::const_new(());
         static READY: OnceCell<Result<(), String>> = OnceCell::const_new();
+        let turn = TURN.lock().await;
         let cluster = Cluster::shared().await?;
         let prepare = async || {
             let prepared = async {
@@ -116,6 +119,7 @@ impl Fleet {
             pods: Api::namespaced(client.clone(), &namespace),
             claims: Api::namespaced(client, &namespace),
             namespace,
+            _turn: turn,
         })
     }
 

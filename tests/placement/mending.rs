@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use testbed::FakeNode;
 
@@ -29,5 +31,8 @@ async fn what_fits_nowhere_is_said_at_once_and_mends_when_a_node_comes() -> Resu
     let b200 = FakeNode::gpu("b200", "NVIDIA-B200", 183_359, 8);
     fleet.cluster.add_fake_nodes(&[b200]).await?;
     assert_eq!(fleet.node("large").await?, "b200");
-    fleet.remove("large").await
+    fleet.remove("large").await?;
+    let nodes: Api<Node> = Api::all(fleet.cluster.client().await?);
+    nodes.delete("b200", &DeleteParams::default()).await?;
+    Ok(())
 }
