@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
@@ -81,6 +81,26 @@ fn labelled(name: &str, (resource, count): (&str, u32), pairs: &[(&str, &str)]) 
     }
 }
 
+/// Waits until pods are let onto all nodes: the taint of a node that is not ready goes some time after
+/// it is, and until then the scheduler takes the next best.
+async fn open(cluster: &Cluster) -> Result<()> {
+    let all: Api<Node> = Api::all(cluster.client().await?);
+    for node in nodes() {
+        let is_open = |found: Option<&Node>| {
+            let spec = found.and_then(|node| node.spec.as_ref());
+            spec.is_some_and(|spec| {
+                let mut taints = spec.taints.iter().flatten();
+                !taints.any(|taint| taint.key.starts_with("node.kubernetes.io/"))
+            })
+        };
+        let opened = await_condition(all.clone(), &node.name, is_open);
+        tokio::time::timeout(PATIENCE, opened)
+            .await
+            .with_context(|| format!("node {} takes no pods", node.name))??;
+    }
+    Ok(())
+}
+
 /// A namespace on the cluster with the fleet, and the only one at a time: pods take GPUs from each other.
 pub struct Fleet {
     pub cluster: &'static Cluster,
@@ -106,6 +126,7 @@ impl Fleet {
         let prepare = async || {
             let prepared = async {
                 cluster.add_fake_nodes(&nodes()).await?;
+                open(cluster).await?;
                 devices::publish(cluster.client().await?, "dra").await
             };
             prepared.await.map_err(|error| format!("{error:#}"))
