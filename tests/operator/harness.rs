@@ -309,9 +309,15 @@ impl Operator {
             .list(&ListParams::default())
             .await?
         {
-            self.all::<WorkerPool>()
+            let pools = self.all::<WorkerPool>();
+            match pools
                 .delete(&pool.name_any(), &DeleteParams::default())
-                .await?;
+                .await
+            {
+                // The topology was faster.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                other => drop(other?),
+            }
         }
         self.controller.stop(Duration::from_secs(10)).await?;
         self.gateway.stop(Duration::from_secs(10)).await?;
