@@ -2,7 +2,7 @@
 //! what workers have lost.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::is_paused;
+use super::lock::lock;
 use super::pods::Loss;
 use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
@@ -375,8 +376,4 @@ fn namespaces(cx: &Context) -> BTreeMap<String, BTreeSet<String>> {
         }
     }
     namespaces
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

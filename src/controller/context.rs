@@ -79,13 +79,23 @@ pub struct Stores {
     /// Topologies that were written.
     pub written_topologies: Latest<PersonaTopology>,
     /// All were listed once.
-    pub synced: std::sync::atomic::AtomicBool,
+    pub synced: tokio::sync::watch::Sender<bool>,
 }
 
 impl Stores {
     /// Whether all kinds were listed once.
     pub fn synced(&self) -> bool {
-        self.synced.load(std::sync::atomic::Ordering::Acquire)
+        *self.synced.borrow()
+    }
+
+    /// Waits until all kinds were listed once.
+    pub async fn wait_until_synced(&self) {
+        // The sender is ours, so it is there.
+        self.synced
+            .subscribe()
+            .wait_for(|synced| *synced)
+            .await
+            .ok();
     }
 
     /// A pool.

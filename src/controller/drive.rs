@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::lock::lock;
 use super::{Context, Error};
 
 /// First and longest pause after a failure.
@@ -99,8 +100,4 @@ fn pause(failures: u32) -> Duration {
     let (first, longest) = BACKOFF;
     let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
     pause.min(longest).mul_f64(rand::random_range(0.75..1.25))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

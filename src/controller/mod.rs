@@ -19,6 +19,7 @@ mod error;
 mod fixture;
 mod latest;
 mod leader;
+mod lock;
 mod metrics;
 mod nodes;
 mod observer;
@@ -152,11 +153,9 @@ async fn work(
     watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
     watches.spawn(sources::run(cx.clone(), stop.clone()));
     watches.spawn(contact::run(cx.clone(), stop.clone()));
-    while !cx.stores.synced() && !stop.is_cancelled() {
-        tokio::select! {
-            () = cx.pods.wait_until_synced() => tokio::time::sleep(Duration::from_millis(10)).await,
-            () = stop.cancelled() => {}
-        }
+    tokio::select! {
+        () = cx.stores.wait_until_synced() => {}
+        () = stop.cancelled() => {}
     }
     busy.store(false, Ordering::Relaxed);
     let stores = &cx.stores;
@@ -199,7 +198,7 @@ fn stores() -> (context::Stores, watch::Writers) {
         written_personas: latest::Latest::default(),
         written_pools: latest::Latest::default(),
         written_topologies: latest::Latest::default(),
-        synced: AtomicBool::new(false),
+        synced: tokio::sync::watch::Sender::new(false),
     };
     let writers = watch::Writers {
         personas: write_personas,

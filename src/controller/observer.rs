@@ -4,7 +4,7 @@
 //! a reconciler is woken only by numbers that differ.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::lock::lock;
 use crate::queue::listen::Ring;
 use crate::queue::stats::PoolStats;
 use crate::queue::{Queue, QueueError};
@@ -282,10 +283,6 @@ async fn read(queue: &Queue, pools: &BTreeSet<PoolKey>) -> Result<Vec<PoolStats>
         .map(|(namespace, pool)| Ok((queue.namespace(namespace)?, pool.clone())))
         .collect::<Result<Vec<_>, QueueError>>()?;
     queue.stats(&pools).await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -58,7 +57,7 @@ pub fn start(cx: &Arc<Context>, writers: Writers, tasks: &mut JoinSet<()>) {
         };
         if ready.await.is_ok() {
             cx.pods.wait_until_synced().await;
-            stores.synced.store(true, Ordering::Release);
+            stores.synced.send_replace(true);
             tracing::info!("all objects are known");
             cx.contact.hurry();
             cx.wake_all().await;

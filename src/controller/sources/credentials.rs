@@ -9,6 +9,8 @@ use std::path::Path;
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 
+use super::http::builder;
+
 /// All credentials there are.
 #[derive(Default)]
 pub struct Credentials(Vec<Credential>);
@@ -66,9 +68,7 @@ impl Credentials {
         };
         let unusable = |_| format!("the caCertificate for {address} is no PEM certificate");
         let certificate = reqwest::Certificate::from_pem(pem.as_bytes()).map_err(unusable)?;
-        reqwest::Client::builder()
-            .timeout(std::time::Duration::from_secs(3))
-            .redirect(reqwest::redirect::Policy::none())
+        builder()
             .tls_certs_merge([certificate])
             .build()
             .map(Some)

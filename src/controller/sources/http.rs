@@ -21,13 +21,7 @@ impl Client {
     /// # Errors
     /// TLS cannot be set up.
     pub fn new() -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .timeout(PATIENCE)
-            // A redirect would take the credential elsewhere.
-            .redirect(Policy::none())
-            .user_agent(concat!("persona-operator/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self(client))
+        Ok(Self(builder().build()?))
     }
 
     /// The JSON at `address`/`path`?`query`; each part of the path is escaped.
@@ -83,6 +77,15 @@ impl Client {
             Err(error) => Err(format!("{address} answers with no JSON ({error})")),
         }
     }
+}
+
+/// What all clients for servers of metrics have in common.
+pub fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .timeout(PATIENCE)
+        // A redirect would take the credential elsewhere.
+        .redirect(Policy::none())
+        .user_agent(concat!("persona-operator/", env!("CARGO_PKG_VERSION")))
 }
 
 /// The innermost error: reqwest's own words name the URL, which the message has already.

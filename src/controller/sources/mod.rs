@@ -6,7 +6,7 @@
 mod credentials;
 mod http;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -109,11 +109,9 @@ impl Sources {
     }
 
     fn keep(&self, wanted: &[Key]) {
-        let known: BTreeMap<_, _> = wanted
-            .iter()
-            .map(|(key, place, _)| ((key.clone(), *place), ()))
-            .collect();
-        self.lock().retain(|key, _| known.contains_key(key));
+        let known: HashSet<_> = wanted.iter().map(|(key, place, _)| (key, place)).collect();
+        self.lock()
+            .retain(|(key, place), _| known.contains(&(key, place)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
