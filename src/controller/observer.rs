@@ -151,13 +151,14 @@ fn numbers(stats: &PoolStats) -> impl PartialEq + '_ {
     let workers: Vec<_> = stats
         .workers
         .iter()
-        .map(|w| (w.uid.as_str(), w.running, w.draining, w.drained))
+        .map(|w| (w.uid.as_str(), w.busy(), w.draining, w.drained))
         .collect();
     (
         stats.open,
         stats.epoch.as_deref(),
         stats.demand,
         stats.queued,
+        stats.runnable,
         stats.running,
         stats.members,
         workers,
@@ -169,7 +170,7 @@ fn active(stats: &PoolStats) -> bool {
         || stats.queued > 0
         || stats.running > 0
         || !stats.open
-        || stats.workers.iter().any(|w| w.draining || w.running > 0)
+        || stats.workers.iter().any(|w| w.draining || w.busy() > 0)
 }
 
 /// Reads until `stop`.
@@ -311,6 +312,15 @@ mod tests {
         later.at_ms = 5000;
         later.workers[0].heartbeat_at_ms = 5000;
         assert_eq!(difference(Some(&stats()), &later), None);
+    }
+
+    #[test]
+    fn what_a_worker_says_that_it_runs_counts_until_it_says_otherwise() {
+        // A heartbeat was on its way while the last request ended.
+        let mut busy = stats();
+        busy.workers[0].reported_running = 1;
+        assert!(active(&busy), "looked at until it is idle");
+        assert!(difference(Some(&busy), &stats()).is_some());
     }
 
     #[test]

@@ -82,6 +82,13 @@ pub struct WorkerStats {
     pub address: String,
 }
 
+impl WorkerStats {
+    /// Tasks it runs, by the books or by its own word: the one may be behind the other.
+    pub fn busy(&self) -> u32 {
+        self.running.max(self.reported_running)
+    }
+}
+
 /// Live numbers of a persona.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PersonaStats {

@@ -62,7 +62,7 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         let Some(worker) = stats.workers.iter().find(|w| w.uid == pod.uid) else {
             continue;
         };
-        let busy = worker.running > 0 || worker.reported_running > 0;
+        let busy = worker.busy() > 0;
         let state = memory.since.entry(pod.uid.clone()).or_insert((busy, o.now));
         if state.0 != busy {
             *state = (busy, o.now);

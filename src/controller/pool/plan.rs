@@ -229,7 +229,7 @@ impl<'a> Fleet<'a> {
                 scheduled: pod.scheduled,
                 ready: pod.ready,
                 outdated,
-                running: worker.map_or(0, |w| w.running.max(w.reported_running)),
+                running: worker.map_or(0, |w| w.busy()),
                 active_at_ms: worker.map_or(0, |w| w.active_at_ms),
             }
         };
@@ -281,7 +281,7 @@ fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
             .workers
             .iter()
             .filter(|w| !w.draining)
-            .map(|w| u64::from(w.running.max(w.reported_running)))
+            .map(|w| u64::from(w.busy()))
             .sum(),
         arrived: stats.arrived,
         completed: stats.completed,
