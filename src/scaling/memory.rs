@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::arrivals::Arrivals;
 use super::behavior::{Changes, Highest, Lowest, Window};
 use super::need::Inputs;
+use super::peakedness::Peakedness;
 use super::reading::QueueReading;
 use super::regret::Regret;
 use super::service::Service;
@@ -30,6 +31,7 @@ pub struct Memory {
     seen: Option<Seen>,
     arrivals: Arrivals,
     service: Service,
+    peakedness: Peakedness,
     lead: Option<Duration>,
 }
 
@@ -62,6 +64,7 @@ impl Memory {
             seen: None,
             arrivals: Arrivals::default(),
             service: Service::default(),
+            peakedness: Peakedness::default(),
             lead: None,
         }
     }
@@ -94,13 +97,24 @@ impl Memory {
         if let Some(why) = stale {
             self.arrivals.restart(queue.at_ms, queue.arrived);
             self.service.restart(queue.completed, queue.service_sum_ms);
+            self.peakedness = Peakedness::default();
             return Err(why);
         }
         if first {
             self.arrivals.restart(queue.at_ms, queue.arrived);
         }
+        let rate = self.arrivals.rate(spec.idle_timeout.as_millis());
         let came = self.arrivals.count(queue.at_ms, queue.arrived);
         self.service.count(queue.completed, queue.service_sum_ms);
+        let is_late =
+            queue.runnable > 0 && queue.oldest_wait_ms > spec.scaling.target_wait.as_millis();
+        if is_late || rate != self.arrivals.rate(spec.idle_timeout.as_millis()) {
+            // Another load, or one that is not as even as it seemed.
+            self.peakedness = Peakedness::default();
+        }
+        let tasks = queue.demand.max(queue.running);
+        self.peakedness
+            .count(queue.at_ms, tasks, self.service.seconds());
         if came || queue.demand > 0 || queue.running > 0 {
             self.busy_at = now;
         }
@@ -128,6 +142,7 @@ impl Memory {
             rate: self.arrivals.rate(spec.idle_timeout.as_millis()),
             recent: self.arrivals.at_least(),
             service: self.service.seconds(),
+            peakedness: self.peakedness.value(),
             lead: lead.as_secs_f64(),
             ahead,
             target_wait: target.as_duration().as_secs_f64(),

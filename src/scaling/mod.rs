@@ -8,6 +8,7 @@ pub(crate) mod behavior;
 mod erlang;
 mod memory;
 mod need;
+mod peakedness;
 mod reading;
 mod regret;
 mod service;

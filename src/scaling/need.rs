@@ -16,7 +16,7 @@ const MOST_SLOTS: u32 = 10_000_000;
 const MOST_SERVERS: u32 = 20_000;
 
 /// What sizing by the queue computes with.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Inputs {
     /// Sum over the personas of min(queued + running, maxConcurrency).
     pub demand: u64,
@@ -32,6 +32,9 @@ pub struct Inputs {
     pub recent: f64,
     /// Mean service time, seconds.
     pub service: f64,
+    /// Variance over mean of the tasks in the pool, as far as it is known to be below 1
+    /// ([`super::peakedness`]).
+    pub peakedness: f64,
     /// From the creation of a worker until it is ready, seconds.
     pub lead: f64,
     /// How long a task may wait, seconds.
@@ -66,11 +69,30 @@ pub struct Need {
     pub term: Term,
 }
 
+impl Default for Inputs {
+    fn default() -> Self {
+        Self {
+            demand: 0,
+            backlog: 0,
+            running: 0,
+            ahead: 0.0,
+            rate: 0.0,
+            recent: 0.0,
+            service: 1.0,
+            peakedness: 1.0,
+            lead: 0.0,
+            target_wait: 0.0,
+            concurrency: None,
+            provider_limit: None,
+        }
+    }
+}
+
 impl Inputs {
     /// Slots that are needed (autoscaling.md, "Size"):
     ///
     /// ```text
-    /// steady = smallest c with P(wait > targetWait) <= 1 % in M/M/c at rate and service
+    /// steady = z c, c the smallest with P(wait > targetWait) <= 1 % in M/M/c at rate / z and service
     /// now    = the rate, or what came in the last seconds at the least, if that is more
     /// late   = backlog - ahead / service                    tasks that wait and that nobody there can begin in time
     /// more   = now x lead, as far as ahead does not cover it tasks that come until new workers could help
@@ -78,16 +100,10 @@ impl Inputs {
     /// slots  = max(steady, running, min(drain, demand + now x lead))
     /// ```
     ///
-    /// where `ahead` is what the workers that are there and those that start can do until then. Never
+    /// where z is the peakedness (Hayward's approximation) and `ahead` is what the workers that are there and those that start can do until then. Never
     /// above maxConcurrency or what the providers answer at once, and 1 while there is demand.
     pub fn need(&self) -> Need {
-        let load = self.rate * self.service;
-        let patience = self.target_wait / self.service;
-        let steady = if load < f64::from(MOST_SERVERS) * 0.9 {
-            u64::from(erlang::servers(load, patience, LATE_SHARE, MOST_SERVERS))
-        } else {
-            slots(load * 1.01)
-        };
+        let steady = self.steady();
         let drain = self.drain();
         let wanted = [
             (steady, Term::Steady),
@@ -114,6 +130,18 @@ impl Inputs {
         Need {
             slots: slots.max(u64::from(busy)),
             term,
+        }
+    }
+
+    fn steady(&self) -> u64 {
+        let load = self.rate * self.service;
+        let random = load / self.peakedness;
+        if random < f64::from(MOST_SERVERS) * 0.9 {
+            let patience = self.target_wait / self.service;
+            let servers = erlang::servers(random, patience, LATE_SHARE, MOST_SERVERS);
+            slots(f64::from(servers) * self.peakedness)
+        } else {
+            slots(load * 1.01)
         }
     }
 
@@ -167,6 +195,7 @@ impl fmt::Display for Sentence<'_> {
             rate,
             recent,
             service,
+            peakedness,
             lead,
             ..
         } = self.inputs;
@@ -178,6 +207,9 @@ impl fmt::Display for Sentence<'_> {
         )?;
         if recent > rate {
             write!(f, " (now {})", Figure(*recent))?;
+        }
+        if *peakedness < 1.0 {
+            write!(f, " (even: z {})", Figure(*peakedness))?;
         }
         write!(
             f,
@@ -294,6 +326,19 @@ mod tests {
             ..limited
         };
         assert_eq!(running.need().slots, 50);
+    }
+
+    #[test]
+    fn an_even_load_needs_little_more_than_its_own_number_of_slots() {
+        let random = Inputs {
+            rate: 10.0,
+            ..quiet()
+        };
+        let even = Inputs {
+            peakedness: 0.1,
+            ..random
+        };
+        assert_eq!((random.need().slots, even.need().slots), (15, 11));
     }
 
     #[test]
