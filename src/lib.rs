@@ -2,6 +2,7 @@
 //!
 //! - [`api`] the three kinds, conditions, labels. No I/O
 //! - [`controller`] Kubernetes: one folder a kind: observe (I/O), plan (pure), apply (I/O), status
+//! - [`explain`] what the status of objects says, in words
 //! - [`gateway`] HTTP: the OpenAI-compatible API, API keys, health
 //! - [`placement`] pure: model -> class of workers
 //! - [`plan`] what the controller would do with a number of personas
@@ -15,6 +16,7 @@
 
 pub mod api;
 pub mod controller;
+pub mod explain;
 pub mod gateway;
 pub mod placement;
 pub mod plan;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use persona_operator::{api, controller, gateway, plan, simulator, telemetry, worker};
+use persona_operator::{api, controller, explain, gateway, plan, simulator, telemetry, worker};
 
 /// Runs AI personas on worker pools that follow their queues.
 #[derive(Parser)]
@@ -26,14 +26,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Reconciles Personas, WorkerPools and PersonaTopologies.
-    Controller(Box<controller::Options>),
-    /// Serves the OpenAI-compatible API.
-    Gateway(Box<gateway::Options>),
-    /// Runs the tasks of a pool's personas.
-    Worker(Box<worker::Options>),
+    #[command(flatten)]
+    Process(Process),
     /// Says what would happen with a number of personas: phase, pools, workers, moves. Asks no cluster.
     Plan(plan::Options),
+    /// Says in words what the status of objects says: pipe `kubectl get workerpool NAME -o yaml` into it.
+    Explain(explain::Options),
     /// Prints the CustomResourceDefinitions as YAML.
     Crds {
         /// Writes one file a definition into this folder instead.
@@ -44,40 +42,47 @@ enum Command {
     Simulate(Box<simulator::Options>),
 }
 
+/// Those that run until they are told to stop.
+#[derive(Subcommand)]
+enum Process {
+    /// Reconciles Personas, WorkerPools and PersonaTopologies.
+    Controller(Box<controller::Options>),
+    /// Serves the OpenAI-compatible API.
+    Gateway(Box<gateway::Options>),
+    /// Runs the tasks of a pool's personas.
+    Worker(Box<worker::Options>),
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if let Command::Crds { dir } = &cli.command {
-        return crds(dir.as_deref());
-    }
-    if let Command::Plan(options) = &cli.command {
-        print!("{}", plan::run(options)?);
-        return Ok(());
-    }
-    if let Command::Simulate(options) = &cli.command {
-        print!("{}", simulator::run(options)?);
-        return Ok(());
-    }
-    telemetry::init_logging(cli.log_format)?;
+    let text = match cli.command {
+        Command::Process(process) => return run(process, cli.log_format),
+        Command::Plan(options) => plan::run(&options)?,
+        Command::Explain(options) => explain::run(&options)?,
+        Command::Crds { dir } => return crds(dir.as_deref()),
+        Command::Simulate(options) => simulator::run(&options)?,
+    };
+    print!("{text}");
+    Ok(())
+}
+
+fn run(process: Process, log_format: telemetry::LogFormat) -> anyhow::Result<()> {
+    telemetry::init_logging(log_format)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed before main"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(run(cli.command))
-}
-
-async fn run(command: Command) -> anyhow::Result<()> {
-    let stop = telemetry::shutdown_signal()?;
-    match command {
-        Command::Controller(options) => controller::run(*options, stop).await?,
-        Command::Gateway(options) => gateway::run(*options, stop).await?,
-        Command::Worker(options) => worker::run(*options, stop).await?,
-        Command::Plan(options) => print!("{}", plan::run(&options)?),
-        Command::Crds { dir } => crds(dir.as_deref())?,
-        Command::Simulate(options) => print!("{}", simulator::run(&options)?),
-    }
-    Ok(())
+    runtime.block_on(async {
+        let stop = telemetry::shutdown_signal()?;
+        match process {
+            Process::Controller(options) => controller::run(*options, stop).await?,
+            Process::Gateway(options) => gateway::run(*options, stop).await?,
+            Process::Worker(options) => worker::run(*options, stop).await?,
+        }
+        Ok(())
+    })
 }
 
 fn crds(dir: Option<&Path>) -> anyhow::Result<()> {
