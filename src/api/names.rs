@@ -35,6 +35,8 @@ pub const QUEUE_ACCESS_SECRET: &str = "persona-queue-access";
 pub const WORKER_CONTAINER: &str = "worker";
 /// Name of the model server's container in a pool's pods.
 pub const SERVER_CONTAINER: &str = "model-server";
+/// LoRA adapters that a model server holds at most, unless its persona says otherwise.
+pub const MAX_ADAPTERS: u32 = 8;
 /// Where a pool's pods mount the queue access Secret.
 pub const QUEUE_ACCESS_DIR: &str = "/var/run/persona/queue";
 /// Where a pool's pods mount the provider credentials: `<dir>/<secret>/<key>`.

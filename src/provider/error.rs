@@ -97,6 +97,14 @@ pub enum ProviderError {
     /// No API key to send.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// The model server does not load the persona's adapter.
+    #[error("adapter {name} is not loaded: {message}")]
+    Adapter {
+        /// Its name.
+        name: String,
+        /// The server's words.
+        message: String,
+    },
     /// An API without a client.
     #[error("provider {0} is not supported yet")]
     Unsupported(&'static str),
@@ -169,6 +177,7 @@ impl ProviderError {
             | Self::Stalled(_)
             | Self::Reported(_)
             | Self::Malformed(_)
+            | Self::Adapter { .. }
             | Self::Credential(CredentialError::Missing { .. }) => Retry::Attempt { after: None },
             Self::Timeout(_)
             | Self::Exhausted(_)
@@ -203,6 +212,7 @@ impl ProviderError {
             Self::ContentType { .. } => "provider_content_type",
             Self::TooLarge { .. } => "provider_too_large",
             Self::Credential(_) => "credential_missing",
+            Self::Adapter { .. } => "adapter_not_loaded",
             Self::Unsupported(_) => "provider_unsupported",
             Self::Endpoint(_) => "endpoint_invalid",
             Self::Setup(_) => "tls_setup",
@@ -226,7 +236,10 @@ impl ProviderError {
             Self::RateLimited { .. } | Self::Exhausted(_) => 429,
             Self::Rejected { status, .. } => *status,
             Self::Timeout(_) | Self::Stalled(_) => 504,
-            Self::Unreachable(_) | Self::Failed { .. } | Self::Credential(_) => 503,
+            Self::Unreachable(_)
+            | Self::Failed { .. }
+            | Self::Credential(_)
+            | Self::Adapter { .. } => 503,
             Self::Unsupported(_) => 501,
             _ => 502,
         }

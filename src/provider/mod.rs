@@ -29,7 +29,7 @@ use serde_json::{Map, Value};
 use crate::api::{Provider, runtime::PersonaConfig};
 
 pub use credential::{Credential, CredentialError, Credentials};
-pub use error::{ProviderError, Retry};
+pub use error::{ProviderError, Retry, Said};
 
 /// One attempt at an answer.
 #[derive(Clone, Debug)]
@@ -38,10 +38,24 @@ pub struct Call {
     pub config: Arc<PersonaConfig>,
     /// The client's chat completion request, unknown fields included.
     pub request: Map<String, Value>,
+    /// How the model is asked for the persona's adapter.
+    pub selection: Selection,
     /// What authorizes the call, where the persona names a Secret.
     pub credential: Option<Credential>,
     /// How long the attempt may take, connecting included.
     pub timeout: Duration,
+}
+
+/// How a request asks for an adapter.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Selection {
+    /// It needs none.
+    #[default]
+    Base,
+    /// The adapter is a model of its own, of this name: vLLM and most servers.
+    Model(String),
+    /// llama.cpp's `lora`: id and scale of each adapter that the server has.
+    Scales(Vec<(u32, f64)>),
 }
 
 /// A piece of an answer.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Call, ChatProvider, Delta, End, Event, ProviderError, ReplyStream, Usage,
+    Call, ChatProvider, Delta, End, Event, ProviderError, ReplyStream, Selection, Usage,
     error::Said,
     lines::Sse,
     reply::{Decoder, Http, Request},
@@ -43,6 +43,16 @@ fn request(call: &mut Call) -> Result<Request, ProviderError> {
         _ => "max_tokens",
     };
     let mut body = compose(config, std::mem::take(&mut call.request), limit_field)?;
+    match &call.selection {
+        Selection::Base => {}
+        Selection::Model(name) => {
+            body.insert("model".into(), name.clone().into());
+        }
+        Selection::Scales(scales) => {
+            let scale = |(id, scale): &(u32, f64)| json!({"id": id, "scale": scale});
+            body.insert("lora".into(), scales.iter().map(scale).collect());
+        }
+    }
     body.insert("stream".into(), true.into());
     match body
         .get_mut("stream_options")
@@ -216,6 +226,7 @@ mod tests {
 
     fn call(config: PersonaConfig, request: Value) -> Call {
         Call {
+            selection: Selection::Base,
             config: Arc::new(config),
             request: object(request),
             credential: None,

@@ -13,7 +13,7 @@ use super::roster::{Stop, Ticket};
 use super::verdict::{Situation, Verdict};
 use super::{BACKOFF, Context};
 use crate::api::runtime::PersonaConfig;
-use crate::provider::{Call, Delta, End, Event, ProviderError, ReplyStream};
+use crate::provider::{Call, Credential, Delta, End, Event, ProviderError, ReplyStream};
 use crate::queue::QueueError;
 use crate::queue::listen::pause;
 use crate::queue::task::{Outcome, OutcomeKind, TaskError, code};
@@ -167,17 +167,39 @@ impl Attempt<'_> {
             None => None,
         };
         let time = Duration::from_millis(config.timeout_ms);
-        let call = Call {
-            config: config.clone(),
-            request,
-            credential,
-            timeout: time,
+        let asking = async {
+            let copy = config.adapter.is_some().then(|| request.clone());
+            let result = self.ask(config, request, credential.clone(), time).await;
+            match (result, copy) {
+                (Err(error), Some(copy)) if context.adapters.hear(config, &error) => {
+                    self.ask(config, copy, credential, time).await
+                }
+                (result, _) => result,
+            }
         };
-        let stream = context.providers.of(config.provider)?.chat(call);
-        // The provider keeps the time while it is asked; this one counts the waits for Redis, too.
-        timeout(time, self.read(stream))
+        // The provider keeps the time while it is asked; this one counts the waits for Redis and for an
+        // adapter, too.
+        timeout(time, asking)
             .await
             .unwrap_or(Err(ProviderError::Timeout(time)))
+    }
+
+    async fn ask(
+        &mut self,
+        config: &Arc<PersonaConfig>,
+        request: Map<String, Value>,
+        credential: Option<Credential>,
+        timeout: Duration,
+    ) -> Result<End, ProviderError> {
+        let (selection, _in_use) = self.context.adapters.select(config).await?;
+        let stream = self.context.providers.of(config.provider)?.chat(Call {
+            config: config.clone(),
+            request,
+            selection,
+            credential,
+            timeout,
+        });
+        self.read(stream).await
     }
 
     async fn read(&mut self, mut stream: ReplyStream) -> Result<End, ProviderError> {

@@ -10,11 +10,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::adapters::Adapters;
 use super::configs::Configs;
 use super::emitter::Emitter;
 use super::lanes::Lanes;
 use super::link::Link;
-use super::metrics::Metrics;
+use super::metrics::{AdapterMetrics, Metrics};
 use super::recycle;
 use super::roster::{Roster, Stop};
 use super::{Context, Ended, Error, Options, heartbeat, intake};
@@ -45,6 +46,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
     let duties = watch::Sender::new(Duties::default());
     let metrics = Metrics::register(&registry, options, duties.subscribe())
         .map_err(telemetry::Error::from)?;
+    let adapter_metrics = AdapterMetrics::register(&registry).map_err(telemetry::Error::from)?;
     let health = Health::default();
     let link = Link::open(options).map_err(Error::Queue)?;
     let providers = Providers::new(Limits::default())?;
@@ -63,6 +65,12 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         credentials,
         configs: Configs::new(options.model_endpoint.clone()),
         providers,
+        adapters: Arc::new(Adapters::new(
+            options.model_server,
+            options.model_endpoint.as_deref(),
+            options.max_adapters,
+            adapter_metrics,
+        )),
         emitter: Arc::new(Emitter::new(roster.clone())),
         roster,
         metrics,
@@ -265,6 +273,11 @@ impl Loops {
         all.spawn(async move {
             heartbeat::listen(context).await;
             ("control", Ok(()))
+        });
+        let context = prepared.context.clone();
+        all.spawn(async move {
+            context.adapters.run(|| context.beat.notify_one()).await;
+            ("adapters", Ok(()))
         });
         let context = prepared.context.clone();
         all.spawn(async move {

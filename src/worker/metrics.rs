@@ -19,6 +19,47 @@ const BUCKETS: &[f64] = &[
 /// The phase of a pool that its owner made.
 const OWN: &str = "Own";
 
+/// Of the adapters on the server beside the worker.
+#[derive(Clone, Debug)]
+pub struct AdapterMetrics {
+    loaded: IntGauge,
+    loads: IntCounterVec,
+}
+
+impl AdapterMetrics {
+    /// Makes and registers them.
+    ///
+    /// # Errors
+    /// Registered before.
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let loaded = IntGauge::new(
+            "persona_adapters_loaded",
+            "LoRA adapters that the model server beside the worker holds",
+        )?;
+        let loads = IntCounterVec::new(
+            Opts::new(
+                "persona_adapter_loads_total",
+                "Loads of LoRA adapters, by result: loaded or failed",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(loaded.clone()))?;
+        registry.register(Box::new(loads.clone()))?;
+        Ok(Self { loaded, loads })
+    }
+
+    /// So many are there now.
+    pub fn loaded(&self, count: usize) {
+        self.loaded.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A load has ended.
+    pub fn load(&self, is_loaded: bool) {
+        let result = if is_loaded { "loaded" } else { "failed" };
+        self.loads.with_label_values(&[result]).inc();
+    }
+}
+
 /// The worker's metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {

@@ -1,12 +1,14 @@
 //! The process in a pool's pods: takes tasks, asks their personas' models, hands in the answers.
 //!
 //! - [`intake`] fills free slots; [`stealing`] when to help other pools (pure); [`roster`] who runs
+//! - [`adapters`] LoRA adapters on the model server beside it
 //! - [`attempt`] one task; [`answer`] its pieces, [`verdict`] what a failure means (both pure)
 //! - [`emitter`] streams; [`configs`] personas; [`lanes`] which credentials are here
 //! - [`heartbeat`] leases, draining, cancelled tasks; [`link`] the connection to the queue
 //! - [`lifecycle`] start, stop in order, [`recycle`] starting afresh
 //! - [`metrics`] what is counted
 
+mod adapters;
 mod answer;
 mod attempt;
 mod configs;
@@ -82,6 +84,7 @@ struct Context {
     lanes: lanes::Lanes,
     configs: configs::Configs,
     providers: Providers,
+    adapters: Arc<adapters::Adapters>,
     roster: Arc<roster::Roster>,
     emitter: Arc<emitter::Emitter>,
     metrics: metrics::Metrics,

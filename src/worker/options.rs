@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::recycle::{Limits, MemorySize, Recycles};
-use crate::api::{Recycle, Span, names};
+use crate::api::{ModelServerKind, Recycle, Span, names};
 
 /// Settings of the worker process. The controller sets all of them on a pool's pods.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +43,12 @@ pub struct Options {
     /// Base URL of the model server beside it, for personas whose model has no endpoint.
     #[arg(long, env = "PERSONA_MODEL_ENDPOINT")]
     pub model_endpoint: Option<String>,
+    /// Kind of that server: Ollama, vLLM or LlamaCpp.
+    #[arg(long, env = "PERSONA_MODEL_SERVER", value_parser = server_kind)]
+    pub model_server: Option<ModelServerKind>,
+    /// LoRA adapters that it holds at most.
+    #[arg(long, env = "PERSONA_MAX_ADAPTERS", default_value_t = names::MAX_ADAPTERS, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub max_adapters: u32,
     /// Models that the server beside it has, separated by blanks.
     #[arg(long, env = "PERSONA_MODELS", value_delimiter = ' ')]
     pub models: Vec<String>,
@@ -74,6 +80,10 @@ impl Options {
             at_memory: self.recycle_at_memory.bytes(),
         }
     }
+}
+
+fn server_kind(text: &str) -> Result<ModelServerKind, String> {
+    serde_json::from_value(text.into()).map_err(|_| "is Ollama, vLLM or LlamaCpp".to_owned())
 }
 
 #[cfg(test)]

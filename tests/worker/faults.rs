@@ -29,6 +29,7 @@ pub fn config(provider: Provider, endpoint: String) -> PersonaConfig {
 fn call(provider: Provider, endpoint: String) -> Call {
     let request = json!({"messages": [{"role": "user", "content": "hi"}]});
     Call {
+        selection: Default::default(),
         config: Arc::new(config(provider, endpoint)),
         request: request.as_object().expect("an object").clone(),
         credential: None,

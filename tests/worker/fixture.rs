@@ -220,6 +220,8 @@ impl Fixture {
             namespace: NAMESPACE.to_owned(),
             pool: POOL.to_owned(),
             model_endpoint: None,
+            model_server: None,
+            max_adapters: 8,
             models: Vec::new(),
             pod_uid: uid.to_owned(),
             pod_ip: [127, 0, 0, 1].into(),

@@ -18,6 +18,7 @@ fn asked(endpoint: String, limit: u32) -> Call {
     let mut config = config(Provider::OpenAICompatible, endpoint);
     config.instructions = "You are a poet.".into();
     Call {
+        selection: Default::default(),
         config: Arc::new(config),
         request: request.as_object().expect("an object").clone(),
         credential: None,

@@ -1,0 +1,341 @@
+//! LoRA adapters on the model server beside the worker.
+//!
+//! - vLLM loads and unloads them while it runs: `table` says which one goes, and never one in use
+//! - llama.cpp has those that it was started with, and mixes them by a scale each, a request at a time
+//! - a server elsewhere, at an endpoint of the persona's, serves an adapter under its name
+//!
+//! What a server holds is reported with the heartbeat.
+
+mod server;
+mod table;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+
+use self::server::Server;
+use self::table::{Evicted, Step, Table};
+use super::BACKOFF;
+use super::metrics::AdapterMetrics;
+use crate::api::runtime::PersonaConfig;
+use crate::api::{Adapter, ModelServerKind};
+use crate::provider::{ProviderError, Selection};
+use crate::queue::listen::pause;
+
+/// What the server beside the worker holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// `adapter/<name>` each, in order; of llama.cpp, which knows no names, `adapter/<path>`.
+    pub loaded: Vec<String>,
+    /// Those that could not be loaded: `adapter/<name>`, and the server's words.
+    pub failures: Vec<(String, String)>,
+}
+
+/// As they are reported, and as personas ask for them in the queue.
+pub fn item(adapter: &str) -> String {
+    format!("adapter/{adapter}")
+}
+
+/// The adapters of one worker.
+pub struct Adapters {
+    /// None where no server is beside the worker, or one that loads none.
+    server: Option<Server>,
+    table: Mutex<Table>,
+    /// llama.cpp's adapters, once it was asked: id and path.
+    fixed: Mutex<Option<Arc<[server::Fixed]>>>,
+    changed: Notify,
+    report: watch::Sender<Report>,
+    metrics: AdapterMetrics,
+}
+
+/// A request runs with an adapter, which stays loaded until this is dropped.
+pub struct InUse {
+    adapters: Arc<Adapters>,
+    name: String,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.adapters.table().release(&self.name);
+        self.adapters.changed.notify_waiters();
+    }
+}
+
+impl Adapters {
+    /// `endpoint` is the base URL of the server beside the worker, which holds `limit` adapters at most.
+    pub fn new(
+        kind: Option<ModelServerKind>,
+        endpoint: Option<&str>,
+        limit: u32,
+        metrics: AdapterMetrics,
+    ) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self {
+            server: kind
+                .zip(endpoint)
+                .and_then(|(kind, url)| Server::new(kind, url)),
+            table: Mutex::new(Table::new(limit)),
+            fixed: Mutex::default(),
+            changed: Notify::new(),
+            report: watch::Sender::default(),
+            metrics,
+        }
+    }
+
+    /// What the server holds, and its changes.
+    pub fn report(&self) -> watch::Receiver<Report> {
+        self.report.subscribe()
+    }
+
+    /// Asks the server what it holds, until it says so.
+    async fn begin(&self) {
+        let Some(server) = &self.server else { return };
+        let mut failures = 0;
+        loop {
+            let asked = if server.is_fixed() {
+                self.fixed(server).await.map(drop)
+            } else {
+                self.find(server).await
+            };
+            match asked {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, "asking the model server for its adapters"),
+            }
+            failures += 1;
+            sleep(pause(BACKOFF, failures)).await;
+        }
+    }
+
+    /// Makes the persona's adapter ready, and says how a request asks for it; it stays loaded as long as
+    /// the guard.
+    ///
+    /// # Errors
+    /// The server does not load it.
+    pub async fn select(
+        self: &Arc<Self>,
+        config: &PersonaConfig,
+    ) -> Result<(Selection, Option<InUse>), ProviderError> {
+        let beside = self.server.as_ref();
+        let beside = beside.filter(|server| config.endpoint.as_deref() == Some(server.url()));
+        match (beside, &config.adapter) {
+            (Some(server), adapter) if server.is_fixed() => {
+                let fixed = self.fixed(server).await?;
+                Ok((scales(&fixed, adapter.as_ref())?, None))
+            }
+            (Some(_), Some(adapter)) => {
+                let guard = self.load(adapter).await?;
+                Ok((Selection::Model(adapter.name.clone()), Some(guard)))
+            }
+            (None, Some(adapter)) => Ok((Selection::Model(adapter.name.clone()), None)),
+            (_, None) => Ok((Selection::Base, None)),
+        }
+    }
+
+    /// A call ended with this error: the server may have lost what it held. True when it only lacks the
+    /// persona's adapter, which is loaded again for another try.
+    pub fn hear(&self, config: &PersonaConfig, error: &ProviderError) -> bool {
+        let server = self.server.as_ref().filter(|server| !server.is_fixed());
+        if server.is_none_or(|server| config.endpoint.as_deref() != Some(server.url())) {
+            return false;
+        }
+        let lacks = match (error, &config.adapter) {
+            (ProviderError::Unreachable(_) | ProviderError::Broken(_), _) => {
+                self.table().lost(None);
+                false
+            }
+            (ProviderError::NotFound { .. }, Some(adapter)) => {
+                self.table().lost(Some(&adapter.name));
+                true
+            }
+            _ => return false,
+        };
+        self.tell();
+        lacks
+    }
+
+    /// Asks the server what it holds, then rings for each change of that. Never ends.
+    pub async fn run(&self, ring: impl Fn()) {
+        let mut report = self.report();
+        self.begin().await;
+        loop {
+            ring();
+            // The sender lives as long as this does.
+            if report.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn load(self: &Arc<Self>, adapter: &Adapter) -> Result<InUse, ProviderError> {
+        loop {
+            // What changes from here on is heard.
+            let changed = self.changed.notified();
+            let step = self
+                .table()
+                .request(Instant::now(), &adapter.name, &adapter.source);
+            match step {
+                Step::Run => {
+                    return Ok(InUse {
+                        adapters: self.clone(),
+                        name: adapter.name.clone(),
+                    });
+                }
+                Step::Refuse(message) => {
+                    return Err(ProviderError::Adapter {
+                        name: adapter.name.clone(),
+                        message,
+                    });
+                }
+                // Not in this task, which may be stopped in the middle.
+                Step::Load { evict } => {
+                    tokio::spawn(self.clone().exchange(adapter.clone(), evict));
+                }
+                Step::Wait => {}
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes one out and loads another.
+    async fn exchange(self: Arc<Self>, adapter: Adapter, evict: Option<Evicted>) {
+        let Some(server) = &self.server else { return };
+        let began = Instant::now();
+        let mut still = evict;
+        let exchange = async {
+            if let Some(evicted) = &still {
+                server.unload(&evicted.name).await?;
+                still = None;
+            }
+            server.load(&adapter.name, &adapter.source).await
+        };
+        match exchange.await {
+            Ok(()) => {
+                tracing::info!(adapter = adapter.name, took = ?began.elapsed(), "loaded");
+                self.metrics.load(true);
+                self.table().loaded(&adapter.name);
+            }
+            Err(words) => {
+                tracing::warn!(adapter = adapter.name, error = words, "cannot be loaded");
+                self.metrics.load(false);
+                self.table()
+                    .failed(Instant::now(), &adapter.name, words, still);
+            }
+        }
+        self.tell();
+    }
+
+    /// What vLLM holds from before this process.
+    async fn find(&self, server: &Server) -> Result<(), ProviderError> {
+        for (name, source) in server.loaded().await? {
+            self.table().found(&name, &source);
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// llama.cpp's adapters. They are its arguments, and so the same as long as the pod is there.
+    async fn fixed(&self, server: &Server) -> Result<Arc<[server::Fixed]>, ProviderError> {
+        let known = lock(&self.fixed).clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found: Arc<[server::Fixed]> = server.fixed().await?.into();
+        for adapter in &*found {
+            self.table().found(&adapter.path, &adapter.path);
+        }
+        *lock(&self.fixed) = Some(found.clone());
+        self.tell();
+        Ok(found)
+    }
+
+    /// Tells those who wait, and the heartbeat.
+    fn tell(&self) {
+        let report = {
+            let table = self.table();
+            let failures = table.failures();
+            Report {
+                loaded: table.names().map(item).collect(),
+                failures: failures
+                    .map(|(name, words)| (item(name), words.to_owned()))
+                    .collect(),
+            }
+        };
+        self.metrics.loaded(report.loaded.len());
+        self.report.send_if_modified(|known| {
+            let differs = *known != report;
+            *known = report;
+            differs
+        });
+        self.changed.notify_waiters();
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+}
+
+/// A scale for each adapter of llama.cpp, also for requests without one: its prompt cache takes a request
+/// that names none for one of the same adapters as the slot's last (ggml-org/llama.cpp issue 26207).
+fn scales(fixed: &[server::Fixed], adapter: Option<&Adapter>) -> Result<Selection, ProviderError> {
+    if let Some(adapter) = adapter
+        && !fixed.iter().any(|fixed| fixed.is(adapter))
+    {
+        return Err(ProviderError::Adapter {
+            name: adapter.name.clone(),
+            message: format!(
+                "llama.cpp was started without {}; workers with it are on their way, or model.server.maxAdapters is too low",
+                adapter.source
+            ),
+        });
+    }
+    if fixed.is_empty() {
+        return Ok(Selection::Base);
+    }
+    let scale = |fixed: &server::Fixed| {
+        let wanted = adapter.is_some_and(|adapter| fixed.is(adapter));
+        (fixed.id, f64::from(u8::from(wanted)))
+    };
+    Ok(Selection::Scales(fixed.iter().map(scale).collect()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixed(id: u32, path: &str) -> server::Fixed {
+        server::Fixed {
+            id,
+            path: path.to_owned(),
+        }
+    }
+
+    fn adapter(name: &str, source: &str) -> Adapter {
+        Adapter {
+            name: name.to_owned(),
+            source: source.to_owned(),
+        }
+    }
+
+    #[test]
+    fn every_adapter_of_llama_cpp_has_a_scale_in_every_request() {
+        let two = [fixed(0, "/models/a.gguf"), fixed(1, "/models/b.gguf")];
+        let a = adapter("a", "a.gguf");
+        assert_eq!(
+            scales(&two, Some(&a)),
+            Ok(Selection::Scales(vec![(0, 1.0), (1, 0.0)]))
+        );
+        assert_eq!(
+            scales(&two, None),
+            Ok(Selection::Scales(vec![(0, 0.0), (1, 0.0)]))
+        );
+        assert_eq!(scales(&[], None), Ok(Selection::Base));
+        let error = scales(&two, Some(&adapter("c", "c.gguf"))).expect_err("it is not there");
+        assert!(error.to_string().contains("c.gguf"), "{error}");
+    }
+}

@@ -1,0 +1,206 @@
+//! The APIs of model servers for adapters.
+
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder, Response, redirect};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::{Adapter, ModelServerKind};
+use crate::provider::{ProviderError, Said};
+
+/// How long a server may take to load an adapter.
+const LOADING: Duration = Duration::from_secs(120);
+/// How long it may take for everything else.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer that is read, bytes.
+const LARGEST: usize = 1 << 20;
+/// Words of a server that are passed on, characters.
+const WORDS: usize = 300;
+
+/// A server beside the worker that can have adapters.
+pub struct Server {
+    http: Client,
+    /// Base URL of its OpenAI-compatible API.
+    url: String,
+    is_fixed: bool,
+}
+
+/// An adapter that llama.cpp was started with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Fixed {
+    /// By which requests name it.
+    pub id: u32,
+    /// Its file.
+    pub path: String,
+}
+
+impl Fixed {
+    /// Whether it was made from this source, which may be relative to the folder of models.
+    pub fn is(&self, adapter: &Adapter) -> bool {
+        let source = adapter.source.as_str();
+        self.path == source
+            || (!source.starts_with('/')
+                && self
+                    .path
+                    .strip_suffix(source)
+                    .is_some_and(|folder| folder.ends_with('/')))
+    }
+}
+
+impl Server {
+    /// None for a kind that loads none, or where there can be no client.
+    pub fn new(kind: ModelServerKind, url: &str) -> Option<Self> {
+        if kind == ModelServerKind::Ollama {
+            return None;
+        }
+        let http = Client::builder()
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .inspect_err(|error| tracing::error!(%error, "no adapter can be loaded"))
+            .ok()?;
+        Some(Self {
+            http,
+            url: url.to_owned(),
+            is_fixed: kind == ModelServerKind::LlamaCpp,
+        })
+    }
+
+    /// As the worker was told.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its adapters are those that it was started with.
+    pub const fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// llama.cpp's adapters: `GET /lora-adapters`.
+    pub async fn fixed(&self) -> Result<Vec<Fixed>, ProviderError> {
+        let root = self.url.trim_end_matches('/').trim_end_matches("/v1");
+        let request = self.http.get(format!("{root}/lora-adapters"));
+        self.json(request).await
+    }
+
+    /// vLLM's adapters: the models that have a parent. Name and path.
+    pub async fn loaded(&self) -> Result<Vec<(String, String)>, ProviderError> {
+        #[derive(Deserialize)]
+        struct Models {
+            data: Vec<Model>,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            id: String,
+            root: Option<String>,
+            parent: Option<String>,
+        }
+        let models: Models = self.json(self.http.get(self.path("models"))).await?;
+        let adapters = models
+            .data
+            .into_iter()
+            .filter(|model| model.parent.is_some());
+        Ok(adapters
+            .map(|model| (model.id, model.root.unwrap_or_default()))
+            .collect())
+    }
+
+    /// Loads an adapter into vLLM.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub async fn load(&self, name: &str, source: &str) -> Result<(), String> {
+        let body = json!({"lora_name": name, "lora_path": source});
+        match self.tell("load_lora_adapter", &body, LOADING).await? {
+            (200..=299, _) => Ok(()),
+            // From before this process, or the answer to the last try was lost.
+            (400, words) if words.contains("already been loaded") => Ok(()),
+            (status, words) => Err(format!("HTTP {status}: {words}")),
+        }
+    }
+
+    /// Takes an adapter out of vLLM.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub async fn unload(&self, name: &str) -> Result<(), String> {
+        let body = json!({"lora_name": name});
+        match self.tell("unload_lora_adapter", &body, PATIENCE).await? {
+            // 404: it is not there.
+            (200..=299 | 404, _) => Ok(()),
+            (status, words) => Err(format!(
+                "{name} cannot be unloaded to make room: HTTP {status}: {words}"
+            )),
+        }
+    }
+
+    async fn tell(
+        &self,
+        verb: &str,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<(u16, String), String> {
+        let request = self.http.post(self.path(verb)).json(body).timeout(patience);
+        let answer = request.send().await.map_err(|error| format!("{error}"))?;
+        let status = answer.status().as_u16();
+        let body = body_of(answer).await.map_err(|error| error.to_string())?;
+        let words = Said::read(&body).message;
+        Ok((status, words.chars().take(WORDS).collect()))
+    }
+
+    async fn json<T: for<'a> Deserialize<'a>>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, ProviderError> {
+        let answer = request.timeout(PATIENCE).send().await;
+        let answer = answer.map_err(|error| ProviderError::Unreachable(error.to_string()))?;
+        let status = answer.status().as_u16();
+        let body = body_of(answer).await?;
+        if !(200..300).contains(&status) {
+            return Err(ProviderError::from_status(status, Said::read(&body), None));
+        }
+        serde_json::from_slice(&body).map_err(|error| ProviderError::Malformed(error.to_string()))
+    }
+
+    fn path(&self, verb: &str) -> String {
+        format!("{}/{verb}", self.url.trim_end_matches('/'))
+    }
+}
+
+async fn body_of(mut answer: Response) -> Result<Vec<u8>, ProviderError> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = answer.chunk().await;
+        let chunk = chunk.map_err(|error| ProviderError::Broken(error.to_string()))?;
+        let Some(chunk) = chunk else { return Ok(body) };
+        if body.len() + chunk.len() > LARGEST {
+            return Err(ProviderError::TooLarge {
+                what: "a body",
+                limit: LARGEST,
+            });
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_is_found_by_its_file() {
+        let fixed = Fixed {
+            id: 0,
+            path: "/models/adapters/review.gguf".to_owned(),
+        };
+        let is = |source: &str| {
+            fixed.is(&Adapter {
+                name: "review".to_owned(),
+                source: source.to_owned(),
+            })
+        };
+        assert!(is("/models/adapters/review.gguf") && is("adapters/review.gguf"));
+        assert!(!is("iew.gguf") && !is("/adapters/review.gguf") && !is(""));
+    }
+}
