@@ -1,5 +1,6 @@
 //! The worker and its providers: against servers that misbehave, a real language model, a real Redis.
 
+mod adapters;
 mod answers;
 mod faults;
 mod fixture;
@@ -8,4 +9,5 @@ mod model;
 mod outage;
 mod process;
 mod retries;
+mod vllm;
 use testbed::upstream;

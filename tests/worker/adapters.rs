@@ -1,0 +1,144 @@
+//! Adapters on the server beside a worker: vLLM's as its API is documented, llama.cpp's on a real one.
+
+use persona_operator::api::runtime::PersonaConfig;
+use persona_operator::api::{Adapter, ModelServerKind, Provider};
+use persona_operator::queue::task::{Outcome, OutcomeKind};
+use persona_operator::worker::Options;
+
+use crate::faults::config;
+use crate::fixture::{Fixture, eventually};
+use crate::vllm::Vllm;
+
+/// A persona of the model beside the worker, with an adapter or without.
+fn beside(adapter: Option<(&str, &str)>) -> PersonaConfig {
+    PersonaConfig {
+        endpoint: None,
+        adapter: adapter.map(|(name, source)| Adapter {
+            name: name.to_owned(),
+            source: source.to_owned(),
+        }),
+        ..config(Provider::OpenAICompatible, String::new())
+    }
+}
+
+fn options(fixture: &Fixture, server: &Vllm, max_adapters: u32) -> Options {
+    Options {
+        model_endpoint: Some(server.upstream.base_url()),
+        model_server: Some(ModelServerKind::Vllm),
+        max_adapters,
+        slots: 8,
+        ..fixture.options("w")
+    }
+}
+
+fn text(outcome: &Outcome) -> String {
+    assert_eq!(outcome.outcome, OutcomeKind::Completed, "{outcome:?}");
+    outcome.content.clone().expect("text")
+}
+
+#[tokio::test]
+async fn adapters_are_loaded_when_they_are_wanted_and_never_taken_from_a_request() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        let source = format!("/adapters/{name}");
+        fixture
+            .persona_as(name, beside(Some((name, &source))))
+            .await;
+    }
+    fixture.persona_as("plain", beside(None)).await;
+    let worker = fixture.worker_with(options(&fixture, &server, 2)).await;
+    let mut asked = Vec::new();
+    for round in 0..40 {
+        // Not in turn, so that two that are there are wanted together with one that is not.
+        let persona = match round % 7 {
+            6 => "plain",
+            number => names[(number * number + round / 7) % names.len()],
+        };
+        asked.push((persona, fixture.ask(persona, false).await));
+    }
+    for (persona, task) in asked {
+        let by = if persona == "plain" { "tiny" } else { persona };
+        assert_eq!(text(&fixture.outcome(&task).await), format!("by {by}"));
+    }
+    assert_eq!(server.wrongs(), [""; 0]);
+    assert_eq!(server.most(), 2, "no more than it may hold");
+    assert!(server.loads().len() >= 4, "{:?}", server.loads());
+    assert_eq!(worker.metric("persona_adapters_loaded", &[]).await, 2.0);
+    let loads = worker.metric("persona_adapter_loads_total", &["loaded"]);
+    assert_eq!(loads.await, server.loads().len() as f64);
+    worker.stopped().await.expect("ends");
+}
+
+#[tokio::test]
+async fn a_server_that_has_lost_its_adapters_gets_them_again() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    fixture
+        .persona_as("a", beside(Some(("a", "/adapters/a"))))
+        .await;
+    let worker = fixture.worker_with(options(&fixture, &server, 2)).await;
+    for _ in 0..2 {
+        let task = fixture.ask("a", true).await;
+        fixture.outcome(&task).await;
+        assert_eq!(fixture.text(&task).await, "by a");
+        server.restart();
+    }
+    assert_eq!(server.loads(), ["a", "a"]);
+    worker.stopped().await.expect("ends");
+}
+
+#[tokio::test]
+async fn what_the_server_held_before_this_worker_is_not_loaded_again() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    fixture
+        .persona_as("a", beside(Some(("a", "/adapters/a"))))
+        .await;
+    for number in 0..2 {
+        let options = Options {
+            pod_uid: format!("w{number}"),
+            ..options(&fixture, &server, 2)
+        };
+        let worker = fixture.worker_with(options).await;
+        let held = f64::from(number);
+        eventually("what it holds", async || {
+            let loaded = worker.metric("persona_adapters_loaded", &[]).await;
+            (loaded == held).then_some(())
+        })
+        .await;
+        let task = fixture.ask("a", false).await;
+        assert_eq!(text(&fixture.outcome(&task).await), "by a");
+        worker.stopped().await.expect("ends");
+    }
+    assert_eq!(server.loads(), ["a"]);
+}
+
+#[tokio::test]
+async fn an_adapter_that_cannot_be_loaded_fails_its_own_persona_in_the_servers_words() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    let broken = PersonaConfig {
+        max_attempts: 1,
+        ..beside(Some(("broken", "/adapters/missing")))
+    };
+    fixture.persona_as("broken", broken).await;
+    fixture
+        .persona_as("a", beside(Some(("a", "/adapters/a"))))
+        .await;
+    let worker = fixture.worker_with(options(&fixture, &server, 1)).await;
+    let good = fixture.ask("a", false).await;
+    assert_eq!(text(&fixture.outcome(&good).await), "by a");
+    let bad = fixture.ask("broken", false).await;
+    let error = fixture.outcome(&bad).await.error.expect("an error");
+    assert_eq!(error.code, "adapter_not_loaded");
+    assert!(
+        error
+            .message
+            .contains("No adapter found for /adapters/missing"),
+        "{}",
+        error.message
+    );
+    let good = fixture.ask("a", false).await;
+    assert_eq!(text(&fixture.outcome(&good).await), "by a");
+    let failed = worker.metric("persona_adapter_loads_total", &["failed"]);
+    assert_eq!(failed.await, 1.0);
+    worker.stopped().await.expect("ends");
+}
