@@ -211,6 +211,8 @@ async fn route(ns: &NamespaceQueue, persona: &str, pool: &str, model: &Upstream)
 fn options(redis: &Redis, pool: &str, number: usize) -> Options {
     Options {
         model_endpoint: None,
+        model_server: None,
+        max_adapters: 8,
         models: Vec::new(),
         listen: ([127, 0, 0, 1], 0).into(),
         queue_url: redis.url(),

@@ -210,6 +210,17 @@ pub enum ModelServerKind {
     LlamaCpp,
 }
 
+impl ModelServerKind {
+    /// As in manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ollama => "Ollama",
+            Self::Vllm => "vLLM",
+            Self::LlamaCpp => "LlamaCpp",
+        }
+    }
+}
+
 /// The server that runs a local model in the pool's pods.
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -223,6 +234,10 @@ pub struct ModelServer {
     /// Where model files come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<ModelCache>,
+    /// LoRA adapters that the server holds at once, beside its model; 8 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_adapters: Option<u32>,
 }
 
 /// Where model files come from: exactly one of the fields.
@@ -254,7 +269,9 @@ pub struct Adapter {
         extend("x-kubernetes-validations" = rules::object_name("review-lora"))
     )]
     pub name: String,
-    /// Where its files are, as the model server sees them.
+    /// Where its files are, as the model server sees them: for LlamaCpp a GGUF file, absolute or in the
+    /// folder of model files; for vLLM a folder or a repository of Hugging Face. Not used where
+    /// model.endpoint is set: a server elsewhere serves the adapter under its name.
     #[schemars(length(min = 1, max = 1024))]
     pub source: String,
 }

@@ -139,8 +139,9 @@ pub(super) fn target() -> Value {
 pub(super) fn persona() -> Value {
     json!([forbidden(
         "adapter",
-        format!("!has(self.adapter) || !(self.model.provider in {REMOTE})"),
-        "an adapter needs a model that is served locally: set model.provider to Ollama or OpenAICompatible, or remove adapter",
+        "!has(self.adapter) || self.model.provider == 'OpenAICompatible' && \
+         (has(self.model.endpoint) || !has(self.model.server) || self.model.server.kind != 'Ollama')",
+        "an adapter needs a server that loads adapters: set model.provider to OpenAICompatible, and model.server.kind to vLLM or LlamaCpp (or model.endpoint to a server that has the adapter), or remove adapter",
     )])
 }
 

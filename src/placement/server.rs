@@ -20,6 +20,9 @@ pub struct Server {
     pub model: Option<String>,
     /// Tokens of context a request may use; none for Ollama, where the model says so.
     pub context_tokens: Option<u32>,
+    /// LoRA adapters that it holds at most; none where that is as usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_adapters: Option<u32>,
 }
 
 impl Server {
@@ -35,6 +38,7 @@ impl Server {
             cache: server.and_then(|server| server.cache.clone()),
             model: (!swaps).then(|| model.name.clone()),
             context_tokens: context.filter(|_| !swaps),
+            max_adapters: server.and_then(|server| server.max_adapters),
         })
     }
 

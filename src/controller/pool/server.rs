@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use kube::ResourceExt;
 
-use crate::api::names::SERVER_CONTAINER;
+use crate::api::names::{MAX_ADAPTERS, SERVER_CONTAINER};
 use crate::api::{ContainerOverlay, ModelServerKind, Persona};
 use crate::placement::requirements::DEFAULT_CONTEXT;
 use crate::placement::requirements::requirements;
@@ -44,6 +44,8 @@ pub struct Serving {
     pub models: BTreeSet<String>,
     /// MiB that the largest of them needs.
     pub memory_mib: Option<u64>,
+    /// Sources of the adapters of its personas, in order.
+    pub adapters: BTreeSet<String>,
 }
 
 impl Serving {
@@ -52,18 +54,26 @@ impl Serving {
     pub fn of(personas: &[Arc<Persona>], slots: u32) -> Option<Self> {
         let mut servers: Vec<_> = personas
             .iter()
-            .filter_map(|p| Some((age(p), Server::of(&p.spec.model)?, &p.spec.model)))
+            .filter_map(|p| Some((age(p), Server::of(&p.spec.model)?, &p.spec)))
             .collect();
         servers.sort_by(|a, b| a.0.cmp(&b.0));
         let (_, server, _) = servers.first()?.clone();
         let same = servers.iter().filter(|(_, other, _)| *other == server);
-        let models = same.map(|(_, _, model)| *model).collect::<Vec<_>>();
+        let specs: Vec<_> = same.map(|(_, _, spec)| *spec).collect();
+        let models: Vec<_> = specs.iter().map(|spec| &spec.model).collect();
+        let adapters = specs.iter().filter_map(|spec| spec.adapter.as_ref());
         let needs = models.iter().filter_map(|m| requirements(m, slots).ok());
         Some(Self {
             memory_mib: needs.map(|needs| needs.memory_mib).max(),
             models: models.iter().map(|model| model.name.clone()).collect(),
+            adapters: adapters.map(|adapter| adapter.source.clone()).collect(),
             server,
         })
+    }
+
+    /// Adapters that the server holds at most.
+    pub fn max_adapters(&self) -> u32 {
+        self.server.max_adapters.unwrap_or(MAX_ADAPTERS)
     }
 
     /// The models, separated by blanks, which none of their names has.
@@ -161,13 +171,17 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
             if let Some(count) = gpus.filter(|count| *count > 1) {
                 args.extend(["--tensor-parallel-size".to_owned(), count.to_string()]);
             }
+            if !serving.adapters.is_empty() {
+                let most = serving.max_adapters().to_string();
+                args.push("--enable-lora".to_owned());
+                args.extend(["--max-loras".to_owned(), most.clone()]);
+                args.extend(["--max-cpu-loras".to_owned(), most]);
+            }
             (Some(owned(&["vllm", "serve"])), args)
         }
         ModelServerKind::LlamaCpp => {
-            let source = if name.ends_with(".gguf") && name.starts_with('/') {
-                ["--model".to_owned(), name.clone()]
-            } else if name.ends_with(".gguf") {
-                ["--model".to_owned(), format!("{MODELS}/{name}")]
+            let source = if name.ends_with(".gguf") {
+                ["--model".to_owned(), path(&name)]
             } else {
                 ["--hf-repo".to_owned(), name.clone()]
             };
@@ -183,8 +197,25 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
             if gpus.is_some() {
                 args.extend(["--n-gpu-layers".to_owned(), "999".to_owned()]);
             }
+            // It takes them at its start; requests say which of them count.
+            let most = usize::try_from(serving.max_adapters()).unwrap_or(usize::MAX);
+            for source in serving.adapters.iter().take(most) {
+                args.extend(["--lora".to_owned(), path(source)]);
+            }
+            if !serving.adapters.is_empty() {
+                args.push("--lora-init-without-apply".to_owned());
+            }
             (None, args)
         }
+    }
+}
+
+/// In the folder of model files, unless it is absolute.
+fn path(file: &str) -> String {
+    if file.starts_with('/') {
+        file.to_owned()
+    } else {
+        format!("{MODELS}/{file}")
     }
 }
 
@@ -198,7 +229,12 @@ fn env(serving: &Serving) -> Vec<EnvVar> {
             // Models stay loaded as long as there is memory for them.
             pairs.push(("OLLAMA_KEEP_ALIVE", "-1".to_owned()));
         }
-        ModelServerKind::Vllm => pairs.push(("HF_HOME", MODELS.to_owned())),
+        ModelServerKind::Vllm => {
+            pairs.push(("HF_HOME", MODELS.to_owned()));
+            if !serving.adapters.is_empty() {
+                pairs.push(("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True".to_owned()));
+            }
+        }
         ModelServerKind::LlamaCpp => pairs.push(("LLAMA_CACHE", MODELS.to_owned())),
     }
     let variable = |(name, value): (&str, String)| EnvVar {

@@ -288,6 +288,8 @@ fn env(pool: &WorkerPool, setup: &Setup<'_>) -> Vec<EnvVar> {
         [
             value("PERSONA_MODEL_ENDPOINT", serving.server.endpoint()),
             value("PERSONA_MODELS", serving.names()),
+            value("PERSONA_MODEL_SERVER", serving.server.kind.as_str()),
+            value("PERSONA_MAX_ADAPTERS", serving.max_adapters().to_string()),
         ]
     });
     let mut env = vec![

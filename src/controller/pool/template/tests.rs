@@ -71,6 +71,14 @@ fn pod_of_a_pool_with_credentials_an_overlay_and_gpus() {
 
 /// The pod of a pool whose personas have these models; the first says which server.
 fn with_models(placement: serde_json::Value, models: &[serde_json::Value]) -> PodSpec {
+    with_adapters(placement, models, &[])
+}
+
+fn with_adapters(
+    placement: serde_json::Value,
+    models: &[serde_json::Value],
+    adapters: &[&str],
+) -> PodSpec {
     let models: Vec<crate::api::Model> = models
         .iter()
         .map(|model| serde_json::from_value(model.clone()).expect("a model"))
@@ -79,6 +87,7 @@ fn with_models(placement: serde_json::Value, models: &[serde_json::Value]) -> Po
         server: crate::placement::Server::of(&models[0]).expect("a server"),
         models: models.into_iter().map(|model| model.name).collect(),
         memory_mib: Some(4000),
+        adapters: adapters.iter().map(|source| (*source).to_owned()).collect(),
     };
     let made = serving(&pool(json!({"placement": placement})), &[], Some(&served));
     made.named("helpers-0").spec.expect("a spec")
@@ -114,6 +123,47 @@ fn vllm_gets_the_gpus_and_spreads_its_model_over_them() {
         .as_ref()
         .and_then(|r| r.limits.as_ref());
     assert!(limits.is_some_and(|l| !l.contains_key("nvidia.com/gpu")));
+}
+
+#[test]
+fn servers_of_personas_with_adapters_are_told_how_many_and_which() {
+    let args = |kind: &str, adapters: &[&str]| {
+        let model = json!({"provider": "OpenAICompatible", "name": "base.gguf",
+            "server": {"kind": kind, "maxAdapters": 2}});
+        let pod = with_adapters(json!({}), &[model], adapters);
+        let worker = pod.containers[0].env.clone().unwrap_or_default();
+        let most = worker
+            .into_iter()
+            .find(|v| v.name == "PERSONA_MAX_ADAPTERS");
+        assert_eq!(most.and_then(|v| v.value).as_deref(), Some("2"));
+        let server = pod.init_containers.expect("a sidecar").remove(0);
+        let env = server.env.unwrap_or_default().into_iter();
+        let updates = env
+            .clone()
+            .any(|v| v.name == "VLLM_ALLOW_RUNTIME_LORA_UPDATING");
+        (server.args.unwrap_or_default().join(" "), updates)
+    };
+    let (vllm, updates) = args("vLLM", &["a", "b", "c"]);
+    assert!(
+        vllm.ends_with("--enable-lora --max-loras 2 --max-cpu-loras 2"),
+        "{vllm}"
+    );
+    assert!(updates);
+    assert_eq!(
+        args("vLLM", &["a"]).0,
+        vllm,
+        "which ones is no reason to replace pods"
+    );
+    let (llama, updates) = args("LlamaCpp", &["b.gguf", "/elsewhere/a.gguf", "c.gguf"]);
+    assert!(
+        llama.ends_with("--lora /elsewhere/a.gguf --lora /models/b.gguf --lora-init-without-apply"),
+        "{llama}"
+    );
+    assert!(!updates);
+    for kind in ["vLLM", "LlamaCpp"] {
+        let (plain, updates) = args(kind, &[]);
+        assert!(!plain.contains("lora") && !updates, "{plain}");
+    }
 }
 
 #[test]
