@@ -56,7 +56,8 @@ end
 local function unpack_persona(route, live)
   local p = {}
   p.pool, p.lane, p.concurrency, p.max_length, p.priority, p.weight, p.suspended, p.max_attempts,
-    p.generation, p.provider, p.since = cmsgpack.unpack(route)
+    p.generation, p.provider, p.since, p.needs = cmsgpack.unpack(route)
+  p.needs = p.needs or '' -- an earlier version wrote none
   if live then
     p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost =
       cmsgpack.unpack(live)
@@ -70,7 +71,7 @@ end
 
 local function pack_route(p)
   return cmsgpack.pack(p.pool, p.lane, p.concurrency, p.max_length, p.priority, p.weight, p.suspended,
-    p.max_attempts, p.generation, p.provider, p.since)
+    p.max_attempts, p.generation, p.provider, p.since, p.needs)
 end
 
 local function pack_live(p)

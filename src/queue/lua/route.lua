@@ -10,7 +10,7 @@ local function pool_clock(ns, pool, priority)
 end
 
 -- args: persona uid target(unchanged|nowhere|pool) pool lane epoch generation config concurrency
---       max_length priority weight suspended max_attempts provider
+--       max_length priority weight suspended max_attempts provider needs
 local function route(ns, a)
   local id, uid, target, pool, epoch, generation = a[1], a[2], a[3], a[4], tonumber(a[6]), tonumber(a[7])
   local key, now = ns .. 'p:' .. id, clock_ms()
@@ -33,6 +33,7 @@ local function route(ns, a)
   p.pool, p.lane, p.generation, p.provider = pool, a[5], generation, a[15]
   p.concurrency, p.max_length, p.priority = tonumber(a[9]), tonumber(a[10]), tonumber(a[11])
   p.weight, p.suspended, p.max_attempts = tonumber(a[12]), tonumber(a[13]), tonumber(a[14])
+  p.needs = a[16]
 
   if old and old.pool ~= '' then
     leave(ns, id, old)

@@ -191,7 +191,15 @@ local function held_for(ns, task, uid)
   return t.persona
 end
 
--- args: pool worker instance call slots_free lease_ms, number of lanes, lanes, pools to steal from
+-- A list that begins with its length, and where the next argument is.
+local function list_at(a, at)
+  local list, last = {}, at + tonumber(a[at])
+  for i = at + 1, last do list[#list + 1] = a[i] end
+  return list, last + 1
+end
+
+-- args: pool worker instance call slots_free lease_ms, number of lanes, lanes, number of loaded
+--       items, loaded items, pools to steal from
 local function take(ns, a)
   local pool, uid, instance, now = a[1], a[2], a[3], clock_ms()
   local worker = ns .. 'w:' .. uid
@@ -202,9 +210,10 @@ local function take(ns, a)
   elseif h[1] ~= instance then
     return { 'superseded' }
   end
-  local lanes, steal, count = {}, {}, tonumber(a[7])
-  for i = 8, 7 + count do lanes[#lanes + 1] = a[i] end
-  for i = 8 + count, #a do steal[#steal + 1] = a[i] end
+  local lanes, at = list_at(a, 7)
+  local _, rest = list_at(a, at)
+  local steal = {}
+  for i = rest, #a do steal[#steal + 1] = a[i] end
   if h[2] == '1' then
     ring_lanes(ns, pool, lanes, now) -- the token that woke it was meant for another one
     return { 'draining' }
