@@ -28,7 +28,7 @@ local function route(ns, a)
   if pool ~= '' and call('HGET', ns .. 'pool:' .. pool, 'state') ~= 'open' then return { 'closed_pool' } end
 
   local p = old and unpack_persona(h[3], h[4])
-    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0, lost = 0 }
+    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0, lost = 0, passed = 0 }
   if old and generation > old.generation then acquit(ns, id, p) end
   p.pool, p.lane, p.generation, p.provider = pool, a[5], generation, a[15]
   p.concurrency, p.max_length, p.priority = tonumber(a[9]), tonumber(a[10]), tonumber(a[11])
