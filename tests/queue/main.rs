@@ -26,6 +26,7 @@ mod removal;
 mod results;
 mod routing;
 mod solo;
+mod starvation;
 mod stats;
 mod stealing;
 mod support;
