@@ -135,6 +135,7 @@ async fn register(queue: &Queue, namespace: &NamespaceQueue) -> Result<()> {
         config: &config,
         limits: &limits,
         suspended: false,
+        needs: "",
     };
     namespace.route(&route).await?;
     Ok(())
@@ -155,6 +156,7 @@ async fn work(queue: NamespaceQueue, upstream: String) -> Result<()> {
             slots_free: u32::try_from(slots.available_permits())?,
             steal_from: &[],
             lease: LEASE,
+            loaded: &[],
         };
         let tasks = queue.take(&take).await?.tasks;
         if tasks.is_empty() {

@@ -202,6 +202,7 @@ async fn route(ns: &NamespaceQueue, persona: &str, pool: &str, model: &Upstream)
             config: &config,
             limits: &limits,
             suspended: false,
+            needs: "",
         })
         .await?;
     ensure!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");

@@ -95,6 +95,7 @@ impl Bench {
             config: &self.config,
             limits: &limits,
             suspended: false,
+            needs: "",
         };
         let answer = self.ns().route(&route).await.expect("an answer");
         assert!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");
@@ -122,6 +123,8 @@ impl Bench {
             lanes: &self.lanes,
             address: "",
             lease: LEASE,
+            loaded: &[],
+            load_failures: &[],
         };
         self.ns().register(&heartbeat).await.expect("registered");
     }
@@ -135,6 +138,7 @@ impl Bench {
             slots_free,
             steal_from: &[],
             lease: LEASE,
+            loaded: &[],
         };
         self.ns().take(&take).await.expect("an answer")
     }
@@ -193,6 +197,7 @@ impl Pickup {
                     slots_free: 1,
                     steal_from: &[],
                     lease: LEASE,
+                    loaded: &[],
                 };
                 let answer = ns.take(&take).await.expect("an answer");
                 let at = Instant::now();

@@ -120,19 +120,19 @@ impl Observer {
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
     pool: PoolKey,
-    /// Also for the personas: another lane is served, or none any more.
-    lanes: bool,
+    /// Also for the personas: another lane is served, or a model server holds something else.
+    personas: bool,
     /// The queue has lost what it knew of the pool or the namespace.
     lost: bool,
 }
 
 fn difference(before: Option<&PoolStats>, now: &PoolStats) -> Option<Difference> {
-    let lanes = before.map(served) != Some(served(now));
+    let personas = before.map(served) != Some(served(now)) || before.map(held) != Some(held(now));
     let lost = !now.open || now.epoch.is_none();
-    (lanes || lost || before.is_none_or(|before| numbers(before) != numbers(now))).then(|| {
+    (personas || lost || before.is_none_or(|before| numbers(before) != numbers(now))).then(|| {
         Difference {
             pool: (now.namespace.clone(), now.pool.clone()),
-            lanes,
+            personas,
             lost,
         }
     })
@@ -143,6 +143,17 @@ pub fn served(stats: &PoolStats) -> BTreeSet<&str> {
     let workers = stats.workers.iter().filter(|worker| !worker.draining);
     workers
         .flat_map(|worker| worker.lanes.iter().map(String::as_str))
+        .collect()
+}
+
+/// What the model servers hold or could not load, of the workers that have something to tell.
+fn held(stats: &PoolStats) -> Vec<(&str, &[String], &[(String, String)])> {
+    let workers = stats
+        .workers
+        .iter()
+        .filter(|w| !(w.loaded.is_empty() && w.load_failures.is_empty()));
+    workers
+        .map(|w| (w.uid.as_str(), &w.loaded[..], &w.load_failures[..]))
         .collect()
 }
 
@@ -252,13 +263,18 @@ async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
                     cx.contact.hurry();
                 }
             }
-            for Difference { pool, lanes, lost } in cx.observer.note(stats) {
+            for Difference {
+                pool,
+                personas,
+                lost,
+            } in cx.observer.note(stats)
+            {
                 let (namespace, name) = pool;
                 if lost {
                     cx.routes.check(&namespace);
                     cx.contact.suspect();
                 }
-                if lanes {
+                if personas {
                     cx.wake_personas_of(&namespace, &name).await;
                 }
                 cx.bells.pool(&namespace, &name).await;
@@ -328,7 +344,33 @@ mod tests {
         let mut later = stats();
         later.workers[0].lanes.push("openai/key".into());
         let difference = difference(Some(&stats()), &later).expect("a difference");
-        assert!(difference.lanes && !difference.lost);
+        assert!(difference.personas && !difference.lost);
+    }
+
+    #[test]
+    fn what_a_model_server_holds_or_cannot_load_concerns_the_personas_too() {
+        let mut loaded = stats();
+        loaded.workers[0].loaded.push("adapter/law".into());
+        let mut failed = loaded.clone();
+        let words = ("adapter/tax".into(), "no such file".into());
+        failed.workers[0].load_failures.push(words);
+        for (before, now) in [(stats(), &loaded), (loaded.clone(), &failed)] {
+            let difference = difference(Some(&before), now).expect("a difference");
+            assert!(difference.personas && !difference.lost);
+        }
+        assert_eq!(difference(Some(&failed), &failed), None);
+    }
+
+    #[test]
+    fn a_worker_that_holds_nothing_does_not_concern_the_personas() {
+        let mut later = stats();
+        later.workers.push(WorkerStats {
+            uid: "b".into(),
+            lanes: vec!["-".into()],
+            ..WorkerStats::default()
+        });
+        let difference = difference(Some(&stats()), &later).expect("a difference");
+        assert!(!difference.personas);
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Route<'a> {
     pub limits: &'a QueueLimits,
     /// A suspended persona accepts no tasks and runs none.
     pub suspended: bool,
+    /// What a model server has to hold to serve it: `adapter/<name>` or `model/<name>`, as in
+    /// [`super::work::Heartbeat::loaded`]. Empty: every worker of its lane will do.
+    pub needs: &'a str,
 }
 
 /// Where a persona's tasks run.
@@ -143,7 +146,8 @@ impl NamespaceQueue {
             .arg(limits.weight.max(1))
             .arg(u8::from(route.suspended))
             .arg(route.config.max_attempts.max(1))
-            .arg(provider_key(route));
+            .arg(provider_key(route))
+            .arg(route.needs);
         // The set of namespaces is outside the namespace's slot, so it is not the function's to write.
         let (value, _): (Value, i64) = redis::pipe()
             .add_command(cmd)
@@ -325,6 +329,7 @@ impl NamespaceQueue {
             pool: Some(reply.text()?).filter(|pool| !pool.is_empty()),
             epoch: reply.next()?,
             generation: reply.next()?,
+            needs: Some(reply.text()?).filter(|needs| !needs.is_empty()),
         }))
     }
 }
@@ -340,6 +345,8 @@ pub struct Registration {
     pub epoch: u64,
     /// Generation of its configuration.
     pub generation: i64,
+    /// What a model server has to hold to serve it, if anything.
+    pub needs: Option<String>,
 }
 
 /// Personas with the same key share a provider's limits: same API, same endpoint, same credential.

@@ -80,6 +80,10 @@ pub struct WorkerStats {
     pub lanes: Vec<String>,
     /// `host:port` for direct calls.
     pub address: String,
+    /// What its model server holds, in order of name: `adapter/<name>` or `model/<name>`.
+    pub loaded: Vec<String>,
+    /// What its model server could not load, in order of name, and why in the server's words.
+    pub load_failures: Vec<(String, String)>,
 }
 
 impl WorkerStats {
@@ -223,12 +227,32 @@ fn worker_stats(mut reply: Reply) -> Result<WorkerStats, QueueError> {
         heartbeat_at_ms: reply.next()?,
         active_at_ms: reply.next()?,
         memory_bytes: reply.next()?,
-        lanes: reply
-            .text()?
-            .split('\n')
-            .filter(|lane| !lane.is_empty())
-            .map(str::to_owned)
-            .collect(),
+        lanes: lines(&reply.text()?),
         address: reply.text()?,
+        // In order, because a model server tells of them in any: the same again is no news.
+        loaded: sorted(lines(&reply.text()?)),
+        load_failures: sorted(load_failures(&reply.text()?)),
+    })
+}
+
+fn lines(text: &str) -> Vec<String> {
+    let lines = text.split('\n').filter(|line| !line.is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+fn sorted<T: Ord>(mut items: Vec<T>) -> Vec<T> {
+    items.sort();
+    items
+}
+
+/// What a worker told of failed loads. What cannot be read counts as none: the other numbers of the
+/// pool are worth more than one worker's words.
+fn load_failures(json: &str) -> Vec<(String, String)> {
+    if json.is_empty() {
+        return Vec::new();
+    }
+    serde_json::from_str(json).unwrap_or_else(|error| {
+        tracing::debug!(%error, "a worker's failed loads cannot be read");
+        Vec::new()
     })
 }

@@ -16,6 +16,13 @@ pub const LEASE: Duration = Duration::from_secs(15);
 /// How often a worker renews its leases.
 pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 
+/// Most loaded items that a worker tells of; what is beyond counts as not loaded.
+pub const MOST_LOADED: usize = 256;
+/// Most failed loads that a worker tells of.
+pub const MOST_LOAD_FAILURES: usize = 16;
+/// Most bytes of the words of a failed load; what is beyond is cut.
+pub const MOST_FAILURE_BYTES: usize = 512;
+
 /// Longest duration that is passed on, about 31 years: sums with Redis' clock stay exact.
 const MAX_MILLIS: u64 = 1_000_000_000_000;
 
@@ -36,6 +43,9 @@ pub struct Take<'a> {
     pub steal_from: &'a [String],
     /// How long the lease lasts ([`LEASE`]).
     pub lease: Duration,
+    /// What its model server holds now, as in [`Heartbeat::loaded`]: personas that need it are
+    /// preferred, as far as nobody starves. Nothing = no preference.
+    pub loaded: &'a [String],
 }
 
 /// A task that this worker now holds.
@@ -117,6 +127,12 @@ pub struct Heartbeat<'a> {
     pub address: &'a str,
     /// How long the leases last from now ([`LEASE`]).
     pub lease: Duration,
+    /// What the worker's model server holds now: `adapter/<name>` or `model/<name>`, the first
+    /// [`MOST_LOADED`] of them.
+    pub loaded: &'a [String],
+    /// Items that it could not load, and why in the server's words: the first
+    /// [`MOST_LOAD_FAILURES`] of them, [`MOST_FAILURE_BYTES`] of words each.
+    pub load_failures: &'a [(String, String)],
 }
 
 /// Answer to [`NamespaceQueue::renew`].
@@ -190,8 +206,9 @@ impl NamespaceQueue {
             .arg(take.slots_free)
             .arg(millis(take.lease))
             .arg(take.lanes.len())
-            .arg(take.lanes)
-            .arg(take.steal_from);
+            .arg(take.lanes);
+        let loaded: Vec<_> = loaded(take.loaded).collect();
+        cmd.arg(loaded.len()).arg(loaded).arg(take.steal_from);
         let mut reply = match self.reply("take", &cmd).await {
             Err(QueueError::OutOfMemory(_)) => return Ok(TakeAnswer::out_of_memory()),
             other => other?,
@@ -405,7 +422,30 @@ fn describe(cmd: &mut Cmd, worker: &Heartbeat<'_>) {
         .arg(worker.running)
         .arg(worker.memory_bytes)
         .arg(worker.lanes.join("\n"))
-        .arg(worker.address);
+        .arg(worker.address)
+        .arg(loaded(worker.loaded).collect::<Vec<_>>().join("\n"))
+        .arg(load_failures(worker.load_failures));
+}
+
+/// Items as they are sent: those that a line can hold.
+fn loaded(items: &[String]) -> impl Iterator<Item = &str> {
+    let items = items.iter().map(String::as_str);
+    items
+        .filter(|item| !item.is_empty() && !item.contains('\n'))
+        .take(MOST_LOADED)
+}
+
+/// JSON of the failed loads; empty for none.
+fn load_failures(failures: &[(String, String)]) -> String {
+    if failures.is_empty() {
+        return String::new();
+    }
+    let cut = |(item, words): &(String, String)| {
+        let words = &words[..words.floor_char_boundary(MOST_FAILURE_BYTES)];
+        serde_json::json!([item, words])
+    };
+    serde_json::Value::Array(failures.iter().take(MOST_LOAD_FAILURES).map(cut).collect())
+        .to_string()
 }
 
 fn json<T: Serialize + ?Sized>(verb: &'static str, value: &T) -> Result<String, QueueError> {

@@ -151,6 +151,8 @@ fn describe<'a>(
         lanes,
         address: &context.address,
         lease: LEASE,
+        loaded: &[],
+        load_failures: &[],
     }
 }
 

@@ -101,6 +101,7 @@ impl Intake {
                 slots_free: free,
                 steal_from: &others,
                 lease: LEASE,
+                loaded: &[],
             })
             .await;
         context.link.note(&result);

@@ -62,6 +62,7 @@ impl Persona {
             config: &self.config(),
             limits: &self.limits,
             suspended: self.suspended,
+            needs: "",
         };
         let answer = queue.route(&route).await?;
         assert!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");

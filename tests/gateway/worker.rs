@@ -50,6 +50,8 @@ impl Worker {
             lanes: &lanes,
             address: "",
             lease: Duration::from_secs(60),
+            loaded: &[],
+            load_failures: &[],
         };
         queue.register(&heartbeat).await.expect("registers");
         worker
@@ -86,6 +88,7 @@ impl Worker {
             slots_free: self.slots_free(),
             steal_from: &[],
             lease: Duration::from_secs(60),
+            loaded: &[],
         };
         let answer = self.queue.take(&take).await.expect("takes");
         let jobs = answer.tasks.into_iter().map(|taken| Job {

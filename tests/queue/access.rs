@@ -84,6 +84,8 @@ async fn works(queue: &Queue, ns: &NamespaceQueue) {
         lanes: vec!["-".into()],
         steal_from: vec!["other".into()],
         lease: Duration::from_secs(15),
+        loaded: Vec::new(),
+        load_failures: Vec::new(),
     };
     worker.register().await;
     for task in ["t0", "t1", "t2", "t3"] {

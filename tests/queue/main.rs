@@ -1,6 +1,7 @@
 //! The queue on a real Redis: each rule by itself, all verbs against a model, many clients at once.
 
 mod access;
+mod affinity;
 mod backoff;
 mod claim;
 mod concurrency;
@@ -25,6 +26,7 @@ mod removal;
 mod results;
 mod routing;
 mod solo;
+mod starvation;
 mod stats;
 mod stealing;
 mod support;

@@ -18,7 +18,8 @@ async fn an_older_epoch_changes_nothing() {
             uid: "p-uid".into(),
             pool: Some("a".into()),
             epoch: 5,
-            generation: 1
+            generation: 1,
+            needs: None,
         })
     );
     // The same epoch may correct itself.

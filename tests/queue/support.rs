@@ -124,6 +124,8 @@ impl Fixture {
             lanes: vec!["-".into()],
             steal_from: Vec::new(),
             lease: LEASE,
+            loaded: Vec::new(),
+            load_failures: Vec::new(),
         }
     }
 
@@ -183,6 +185,7 @@ pub struct PersonaSpec {
     pub lane: String,
     pub epoch: u64,
     pub suspended: bool,
+    pub needs: String,
     pub limits: QueueLimits,
     pub config: PersonaConfig,
 }
@@ -195,6 +198,7 @@ pub fn persona(name: &str) -> PersonaSpec {
         lane: "-".into(),
         epoch: 1,
         suspended: false,
+        needs: String::new(),
         limits: QueueLimits::default(),
         config: config(),
     }
@@ -238,6 +242,11 @@ impl PersonaSpec {
 
     pub fn epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
+        self
+    }
+
+    pub fn needs(mut self, item: &str) -> Self {
+        self.needs = item.into();
         self
     }
 
@@ -291,6 +300,7 @@ impl PersonaSpec {
             config: &self.config,
             limits: &self.limits,
             suspended: self.suspended,
+            needs: &self.needs,
         }
     }
 }

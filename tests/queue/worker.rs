@@ -20,6 +20,8 @@ pub struct Worker {
     pub lanes: Vec<String>,
     pub steal_from: Vec<String>,
     pub lease: Duration,
+    pub loaded: Vec<String>,
+    pub load_failures: Vec<(String, String)>,
 }
 
 impl Worker {
@@ -30,6 +32,12 @@ impl Worker {
 
     pub fn stealing(mut self, pools: &[&str]) -> Self {
         self.steal_from = pools.iter().map(|pool| (*pool).to_owned()).collect();
+        self
+    }
+
+    /// What its model server holds.
+    pub fn loaded(mut self, items: &[&str]) -> Self {
+        self.loaded = items.iter().map(|item| (*item).to_owned()).collect();
         self
     }
 
@@ -56,6 +64,8 @@ impl Worker {
             lanes: &self.lanes,
             address: "10.0.0.1:8080",
             lease: self.lease,
+            loaded: &self.loaded,
+            load_failures: &self.load_failures,
         }
     }
 
@@ -77,6 +87,7 @@ impl Worker {
                 slots_free,
                 steal_from: &self.steal_from,
                 lease: self.lease,
+                loaded: &self.loaded,
             })
             .await
     }

@@ -123,6 +123,7 @@ impl Fixture {
             config,
             limits: &limits,
             suspended: false,
+            needs: "",
         };
         let answer = self.queue.route(&route).await.expect("routes");
         assert!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");

@@ -137,6 +137,7 @@ async fn call(
         config: &PersonaConfig::of(persona),
         limits: &persona.spec.queue,
         suspended: persona.spec.suspend,
+        needs: "",
     };
     Ok(queue.route(&route).await?)
 }

@@ -19,14 +19,20 @@ local function charge(p, ms)
   return math.max(1, math.floor(math.max(ms, 1) * UNIT / p.weight))
 end
 
+-- What a task of that persona is charged when it begins.
+local function charge_ahead(p)
+  return charge(p, p.service > 0 and p.service or SERVICE_PRIOR)
+end
+
 -- Gives a worker a task that has left its persona's queue; the caller writes persona, run set and
 -- clock. `c` = {id, p, running, tasks}, `w` = the worker, `clock` = the pool's for this priority.
 -- Answers the description of the task and the new clock.
 local function begin(ns, t, c, w, clock, now)
   local p = c.p
-  local charged = charge(p, p.service > 0 and p.service or SERVICE_PRIOR)
+  local charged = charge_ahead(p)
   clock = math.max(p.vt, clock)
   p.vt = clock + charged
+  p.passed = 0
   c.running = c.running + 1
   c.tasks[#c.tasks + 1] = t.id
   w.held = w.held + 1

@@ -9,6 +9,8 @@ local SERVICE_PRIOR = 100     -- ms charged for a task of a persona that has not
 local BELL = 64               -- wake-up tokens kept a pool and lane
 local RING_EVERY = 50         -- ms between two rings of the doorbell for one pool
 local LOOK_EVERY = 5          -- ms between two looks for an idle slot of one pool
+local LOOK_AHEAD = 16         -- personas of a priority that a worker chooses among by what it has loaded
+local PASSES = 8              -- tasks in a row that a choice may put before a waiting persona
 local LIVE = 15000            -- ms after its last heartbeat that a worker counts as capacity
 local TOMBSTONE = 600000      -- ms that a removed persona is remembered
 local DEAD_LETTERS = 1000
@@ -56,26 +58,27 @@ end
 local function unpack_persona(route, live)
   local p = {}
   p.pool, p.lane, p.concurrency, p.max_length, p.priority, p.weight, p.suspended, p.max_attempts,
-    p.generation, p.provider, p.since = cmsgpack.unpack(route)
+    p.generation, p.provider, p.since, p.needs = cmsgpack.unpack(route)
+  p.needs = p.needs or '' -- an earlier version wrote none
   if live then
-    p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost =
-      cmsgpack.unpack(live)
-    p.lost = p.lost or 0 -- an earlier version wrote none
+    p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost,
+      p.passed = cmsgpack.unpack(live)
+    p.lost, p.passed = p.lost or 0, p.passed or 0 -- an earlier version wrote none
   else
     p.vt, p.seq, p.not_before, p.service = 0, 0, 0, 0
-    p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost = 0, 0, 0, 0, 0
+    p.arrived, p.completed, p.wait_sum, p.service_sum, p.lost, p.passed = 0, 0, 0, 0, 0, 0
   end
   return p
 end
 
 local function pack_route(p)
   return cmsgpack.pack(p.pool, p.lane, p.concurrency, p.max_length, p.priority, p.weight, p.suspended,
-    p.max_attempts, p.generation, p.provider, p.since)
+    p.max_attempts, p.generation, p.provider, p.since, p.needs)
 end
 
 local function pack_live(p)
   return cmsgpack.pack(p.vt, p.seq, p.not_before, p.service, p.arrived, p.completed, p.wait_sum,
-    p.service_sum, p.lost)
+    p.service_sum, p.lost, p.passed)
 end
 
 local function load_persona(ns, id)

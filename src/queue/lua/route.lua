@@ -10,7 +10,7 @@ local function pool_clock(ns, pool, priority)
 end
 
 -- args: persona uid target(unchanged|nowhere|pool) pool lane epoch generation config concurrency
---       max_length priority weight suspended max_attempts provider
+--       max_length priority weight suspended max_attempts provider needs
 local function route(ns, a)
   local id, uid, target, pool, epoch, generation = a[1], a[2], a[3], a[4], tonumber(a[6]), tonumber(a[7])
   local key, now = ns .. 'p:' .. id, clock_ms()
@@ -28,11 +28,12 @@ local function route(ns, a)
   if pool ~= '' and call('HGET', ns .. 'pool:' .. pool, 'state') ~= 'open' then return { 'closed_pool' } end
 
   local p = old and unpack_persona(h[3], h[4])
-    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0, lost = 0 }
+    or { since = now, vt = 0, seq = 0, not_before = 0, service = 0, arrived = 0, completed = 0, wait_sum = 0, service_sum = 0, lost = 0, passed = 0 }
   if old and generation > old.generation then acquit(ns, id, p) end
   p.pool, p.lane, p.generation, p.provider = pool, a[5], generation, a[15]
   p.concurrency, p.max_length, p.priority = tonumber(a[9]), tonumber(a[10]), tonumber(a[11])
   p.weight, p.suspended, p.max_attempts = tonumber(a[12]), tonumber(a[13]), tonumber(a[14])
+  p.needs = a[16]
 
   if old and old.pool ~= '' then
     leave(ns, id, old)

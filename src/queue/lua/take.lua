@@ -19,7 +19,7 @@ end
 
 -- The first personas of the pool in these lanes, without `skip`.
 local function candidates(ns, pool, lanes, w, skip)
-  local list, full, n = {}, false, w.free + w.skipped
+  local list, full, n = {}, false, w.free + w.skipped + (w.loaded and LOOK_AHEAD or 0)
   for _, lane in ipairs(lanes) do
     local first = call('ZRANGE', ns .. 'ready:' .. pool .. ':' .. lane, 0, n - 1, 'WITHSCORES')
     full = full or #first == 2 * n
@@ -49,24 +49,67 @@ local function pool_times(ns, pool, list)
   return clocks, tonumber(values[1] or 0)
 end
 
-local function first_of(list)
+-- The first in order, without those that are done or were looked at for this choice.
+local function first_of(list, choice)
   local best
   for _, c in ipairs(list) do
-    if not c.done and (not best or c.score < best.score) then best = c end
+    if not c.done and (not choice or c.choice ~= choice) and (not best or c.score < best.score) then best = c end
   end
   return best
 end
 
--- The candidate's persona, if it may begin one more.
-local function open_persona(ns, c, pool)
+-- Reads the candidate's persona; answers whether it is still what its place in the order says.
+local function look_at(ns, c, pool)
   if c.p == nil then
     c.p = load_persona(ns, c.id) or false
+    local p = c.p
+    c.here = p and p.pool == pool and p.lane == c.lane and p.priority == 100 - c.band
+  end
+  return c.here
+end
+
+local NOBODY = {}
+
+-- The candidate to serve, and those before it that this puts off. It is the first in order, or a later one
+-- of its priority whose persona needs what this worker has loaded. Nobody is put off more than PASSES times
+-- in a row. The later one may be ahead of its share by what PASSES of its tasks cost: beyond that, what
+-- is loaded would decide who gets how much, and not the weights.
+local function choose(ns, pool, list, clocks, w)
+  local first = first_of(list)
+  if not w.loaded or not first or first.score < 0 then return first, NOBODY end
+  w.choice = w.choice + 1
+  local c, ahead, start = first, {}, nil
+  for _ = 1, LOOK_AHEAD do
+    if not c or c.band ~= first.band then break end
+    c.choice = w.choice
+    if look_at(ns, c, pool) and not (c.tasks and c.running >= c.p.concurrency) then
+      local p = c.p
+      start = start or math.max(p.vt, clocks['vt:' .. p.priority])
+      local loaded = p.needs == '' or w.loaded[p.needs]
+      if loaded and p.vt - start <= PASSES * charge_ahead(p) then return c, ahead end
+      if p.passed >= PASSES then break end
+      ahead[#ahead + 1] = c
+    end
+    c = first_of(list, w.choice)
+  end
+  return first, NOBODY
+end
+
+local function put_off(list)
+  for _, c in ipairs(list) do
+    c.p.passed = c.p.passed + 1
+    c.put_off = true
+  end
+end
+
+-- The candidate's persona, if it may begin one more.
+local function open_persona(ns, c, pool)
+  if not c.tasks then
+    look_at(ns, c, pool)
     c.running = call('SCARD', ns .. 'run:' .. c.id)
     c.tasks = {}
   end
-  local p = c.p
-  c.here = p and p.pool == pool and p.lane == c.lane and p.priority == 100 - c.band
-  return c.here and p.suspended == 0 and c.running < p.concurrency
+  return c.here and c.p.suspended == 0 and c.running < c.p.concurrency
 end
 
 -- A task that must run alone waits for an empty worker. So that a busy pool does not starve it, one
@@ -133,11 +176,10 @@ local function write_back(ns, pool, list, moved, now)
   for _, c in ipairs(list) do
     if c.p ~= nil and not c.here then call('ZREM', ns .. 'ready:' .. pool .. ':' .. c.lane, c.id) end
     if c.p then
-      if #c.tasks > 0 then
-        call('SADD', ns .. 'run:' .. c.id, unpack(c.tasks))
-        save_persona(ns, c.id, c.p)
-      end
-      reindex(ns, c.id, c.p, now, 0)
+      local begun = c.tasks and #c.tasks > 0
+      if begun then call('SADD', ns .. 'run:' .. c.id, unpack(c.tasks)) end
+      if begun or c.put_off then save_persona(ns, c.id, c.p) end
+      if c.tasks then reindex(ns, c.id, c.p, now, 0) end
     end
   end
   for field, clock in pairs(moved) do
@@ -160,12 +202,15 @@ local function take_from(ns, pool, lanes, w, now, taken)
     end
     local moved = {}
     while w.free > 0 do
-      local c = first_of(list)
+      local c, ahead = choose(ns, pool, list, clocks, w)
       if not c then break end
       local t = open_persona(ns, c, pool) and next_task(ns, c, w, now)
       if t then
-        local field, clock = 'vt:' .. c.p.priority, nil
-        taken[#taken + 1], clock = begin(ns, t, c, w, clocks[field], now)
+        local field = 'vt:' .. c.p.priority
+        local before, clock = clocks[field], nil
+        taken[#taken + 1], clock = begin(ns, t, c, w, before, now)
+        -- Who was put off keeps its claim: the clock does not go past it.
+        if ahead[1] then clock = math.max(before, ahead[1].p.vt) end
         clocks[field], moved[field] = clock, clock
         c.score = (100 - c.p.priority) * BAND + c.p.vt
         w.free = w.solo and 0 or w.free - 1
@@ -174,6 +219,7 @@ local function take_from(ns, pool, lanes, w, now, taken)
         skip[c.id] = true
         w.skipped = w.skipped + 1
       end
+      if t or w.free == 0 then put_off(ahead) end
     end
     write_back(ns, pool, list, moved, now)
     if w.free == 0 or not full then break end
@@ -191,7 +237,15 @@ local function held_for(ns, task, uid)
   return t.persona
 end
 
--- args: pool worker instance call slots_free lease_ms, number of lanes, lanes, pools to steal from
+-- A list that begins with its length, and where the next argument is.
+local function list_at(a, at)
+  local list, last = {}, at + tonumber(a[at])
+  for i = at + 1, last do list[#list + 1] = a[i] end
+  return list, last + 1
+end
+
+-- args: pool worker instance call slots_free lease_ms, number of lanes, lanes, number of loaded
+--       items, loaded items, pools to steal from
 local function take(ns, a)
   local pool, uid, instance, now = a[1], a[2], a[3], clock_ms()
   local worker = ns .. 'w:' .. uid
@@ -202,9 +256,12 @@ local function take(ns, a)
   elseif h[1] ~= instance then
     return { 'superseded' }
   end
-  local lanes, steal, count = {}, {}, tonumber(a[7])
-  for i = 8, 7 + count do lanes[#lanes + 1] = a[i] end
-  for i = 8 + count, #a do steal[#steal + 1] = a[i] end
+  local lanes, at = list_at(a, 7)
+  local items, rest = list_at(a, at)
+  local loaded = #items > 0 and {} or nil
+  for _, item in ipairs(items) do loaded[item] = true end
+  local steal = {}
+  for i = rest, #a do steal[#steal + 1] = a[i] end
   if h[2] == '1' then
     ring_lanes(ns, pool, lanes, now) -- the token that woke it was meant for another one
     return { 'draining' }
@@ -219,7 +276,7 @@ local function take(ns, a)
   -- What it runs is what it has leased, or more with direct calls that bypassed the queue.
   local w = { uid = uid, instance = instance, pool = pool, call = a[4], lease = tonumber(a[6]), slots = slots,
     held = math.max(leased, slots - slots_free), free = math.min(slots_free, slots - leased), count = 0,
-    skipped = 0, first = first, leases = {}, tasks = {}, solo = false, was_solo = h[4] == '1' }
+    skipped = 0, choice = 0, loaded = loaded, first = first, leases = {}, tasks = {}, solo = false, was_solo = h[4] == '1' }
   if h[5] and h[5] ~= '' and not (leased > 0) then call('HSET', worker, 'hold', '') end
   local taken, look_again = {}, 0
   if w.free > 0 then look_again = take_from(ns, pool, lanes, w, now, taken) end
