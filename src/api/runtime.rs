@@ -56,6 +56,11 @@ impl PersonaConfig {
     }
 }
 
+/// What a worker says that its model server holds, for an adapter of this name.
+pub fn adapter_item(name: &str) -> String {
+    format!("adapter/{name}")
+}
+
 /// The lane of a persona that needs no credential.
 pub const PLAIN_LANE: &str = "-";
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::adapters::Report;
 use super::roster::Stop;
 use super::{BACKOFF, Context, recycle};
 use crate::queue::QueueError;
@@ -21,7 +22,8 @@ pub async fn register(context: &Context) {
     let mut failures = 0;
     loop {
         let lanes = context.lanes.now();
-        let heartbeat = describe(context, &lanes, &[]);
+        let report = context.adapters.report();
+        let heartbeat = describe(context, &lanes, &[], &report);
         let result = context.link.queue().register(&heartbeat).await;
         context.link.note(&result);
         match result {
@@ -89,10 +91,11 @@ enum Renewal {
 async fn renew(context: &Context) -> Result<Renewal, QueueError> {
     let leases = context.roster.leases();
     let lanes = context.lanes.now();
+    let report = context.adapters.report();
     let result = context
         .link
         .queue()
-        .renew(&describe(context, &lanes, &leases))
+        .renew(&describe(context, &lanes, &leases, &report))
         .await;
     context.link.note(&result);
     let renewed = result?;
@@ -130,6 +133,7 @@ fn describe<'a>(
     context: &'a Context,
     lanes: &'a [String],
     leases: &'a [(String, String)],
+    report: &'a Report,
 ) -> Heartbeat<'a> {
     let running = context.roster.count().running;
     // One that takes nothing new any more has no free slot to count on.
@@ -151,8 +155,8 @@ fn describe<'a>(
         lanes,
         address: &context.address,
         lease: LEASE,
-        loaded: &[],
-        load_failures: &[],
+        loaded: &report.loaded,
+        load_failures: &report.failures,
     }
 }
 

@@ -101,7 +101,7 @@ impl Intake {
                 slots_free: free,
                 steal_from: &others,
                 lease: LEASE,
-                loaded: &[],
+                loaded: &context.adapters.preferred(),
             })
             .await;
         context.link.note(&result);

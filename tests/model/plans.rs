@@ -157,6 +157,7 @@ impl Plans {
             published: Some(&published),
             is_ours: s.is_ours,
             live: PersonaStats::default(),
+            adapter: None,
         });
         match plan.route? {
             persona::Intent::Stay => Some(Route::Stay),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube::{Api, ResourceExt};
 
+use super::adapter;
 use super::plan::{Intent, Observed, Plan, known};
 use crate::api::Persona;
 use crate::api::runtime::{PersonaConfig, lane};
@@ -137,7 +138,7 @@ async fn call(
         config: &PersonaConfig::of(persona),
         limits: &persona.spec.queue,
         suspended: persona.spec.suspend,
-        needs: "",
+        needs: &adapter::needs(persona),
     };
     Ok(queue.route(&route).await?)
 }

@@ -9,6 +9,7 @@
 //! - `status` pure: conditions, from the plan and the queue's answer
 //! - `sweep` takes personas that are gone out of the queue
 
+mod adapter;
 mod apply;
 mod observe;
 pub(super) mod plan;

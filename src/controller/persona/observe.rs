@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
+use super::adapter::Sight;
 use super::plan::{Layout, Observed, PoolView, home_of};
 use crate::api::{Persona, WorkerPool};
 use crate::controller::observer::served;
@@ -14,18 +15,19 @@ use crate::controller::{Context, Error};
 use crate::queue::stats::PersonaStats;
 
 /// A pool, and the lanes that its workers serve, if that is known.
-type Sight = (Arc<WorkerPool>, Option<BTreeSet<String>>);
+type Place = (Arc<WorkerPool>, Option<BTreeSet<String>>);
 
 /// Everything that a persona's plan depends on.
 #[derive(Debug)]
 pub struct Seen {
     persona: Arc<Persona>,
     layout: Option<Layout>,
-    home: Option<Sight>,
-    present: Option<Sight>,
+    home: Option<Place>,
+    present: Option<Place>,
     published: Option<Published>,
     is_ours: bool,
     live: PersonaStats,
+    adapter: Option<Sight>,
 }
 
 impl Seen {
@@ -39,11 +41,12 @@ impl Seen {
             published: self.published.as_ref(),
             is_ours: self.is_ours,
             live: self.live,
+            adapter: self.adapter.as_ref(),
         }
     }
 }
 
-fn view(sight: Option<&Sight>) -> Option<PoolView<'_>> {
+fn view(sight: Option<&Place>) -> Option<PoolView<'_>> {
     sight.map(|(pool, lanes)| PoolView {
         pool,
         lanes: lanes.as_ref(),
@@ -96,7 +99,9 @@ fn look(cx: &Context, persona: Arc<Persona>, published: Option<Published>, is_ou
         Some(told) if Some(&told.uid) == persona.metadata.uid.as_ref() => told.pool.as_deref(),
         _ => persona.status.as_ref().and_then(|s| s.pool.as_deref()),
     };
+    let reached = known.and_then(|pool| cx.observer.stats(&namespace, pool).ok());
     Seen {
+        adapter: reached.and_then(|stats| Sight::of(&persona, &stats)),
         layout,
         home: home.as_ref().and_then(|home| sight(home.pool()?)),
         present: known.and_then(sight),

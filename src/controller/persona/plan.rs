@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::adapter::Sight;
 use super::is_paused;
 use crate::api::condition::{self, READY};
 use crate::api::names::{self, of_topology};
@@ -147,6 +148,8 @@ pub struct Observed<'a> {
     pub is_ours: bool,
     /// Its requests.
     pub live: PersonaStats,
+    /// Its adapter, as the workers of the pool that it is routed to say.
+    pub adapter: Option<&'a Sight>,
 }
 
 /// What the route shall be.

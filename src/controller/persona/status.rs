@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
+use super::adapter;
 use super::is_paused;
 use super::plan::{Intent, Observed, Plan, Wait, home_of, known};
-use crate::api::condition::{self, ADAPTER_LOADED, MODEL_PLACED, READY, ROUTED, Verdict};
+use crate::api::condition::{self, MODEL_PLACED, READY, ROUTED, Verdict};
 use crate::api::{Persona, PersonaStatus, runtime};
 use crate::topology::Home;
 
@@ -50,7 +51,7 @@ pub fn status(
         pool: pool.as_deref(),
     };
     let mut verdicts = vec![standing.ready(), standing.routed(), placed(home.as_ref())];
-    verdicts.extend(adapter(persona));
+    verdicts.extend(adapter::verdict(persona, observed.adapter));
     let generation = persona.metadata.generation;
     PersonaStatus {
         conditions: condition::merge(&before.conditions, &verdicts, generation, now),
@@ -218,13 +219,4 @@ fn placed(home: Option<&Home>) -> Verdict {
         None => "a class of workers is known for its model".to_owned(),
     };
     Verdict::yes(MODEL_PLACED, "Placed", message)
-}
-
-fn adapter(persona: &Persona) -> Option<Verdict> {
-    let adapter = persona.spec.adapter.as_ref()?;
-    let message = format!(
-        "adapter {} is not loaded: this version serves no adapters; remove spec.adapter to use the base model",
-        adapter.name
-    );
-    Some(Verdict::no(ADAPTER_LOADED, "NotServed", message))
 }

@@ -211,7 +211,7 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
 }
 
 /// In the folder of model files, unless it is absolute.
-fn path(file: &str) -> String {
+pub fn path(file: &str) -> String {
     if file.starts_with('/') {
         file.to_owned()
     } else {

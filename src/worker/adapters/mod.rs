@@ -19,7 +19,7 @@ use self::server::Server;
 use self::table::{Evicted, Step, Table};
 use super::BACKOFF;
 use super::metrics::AdapterMetrics;
-use crate::api::runtime::PersonaConfig;
+use crate::api::runtime::{PersonaConfig, adapter_item};
 use crate::api::{Adapter, ModelServerKind};
 use crate::provider::{ProviderError, Selection};
 use crate::queue::listen::pause;
@@ -31,11 +31,6 @@ pub struct Report {
     pub loaded: Vec<String>,
     /// Those that could not be loaded: `adapter/<name>`, and the server's words.
     pub failures: Vec<(String, String)>,
-}
-
-/// As they are reported, and as personas ask for them in the queue.
-pub fn item(adapter: &str) -> String {
-    format!("adapter/{adapter}")
 }
 
 /// The adapters of one worker.
@@ -84,9 +79,23 @@ impl Adapters {
         }
     }
 
-    /// What the server holds, and its changes.
-    pub fn report(&self) -> watch::Receiver<Report> {
-        self.report.subscribe()
+    /// What the server holds.
+    pub fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
+
+    /// What tasks are better taken with here than by other workers: none where all servers of the pool
+    /// hold the same.
+    pub fn preferred(&self) -> Vec<String> {
+        let swaps = self
+            .server
+            .as_ref()
+            .is_some_and(|server| !server.is_fixed());
+        if swaps {
+            self.report.borrow().loaded.clone()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Asks the server what it holds, until it says so.
@@ -157,7 +166,7 @@ impl Adapters {
 
     /// Asks the server what it holds, then rings for each change of that. Never ends.
     pub async fn run(&self, ring: impl Fn()) {
-        let mut report = self.report();
+        let mut report = self.report.subscribe();
         self.begin().await;
         loop {
             ring();
@@ -256,9 +265,9 @@ impl Adapters {
             let table = self.table();
             let failures = table.failures();
             Report {
-                loaded: table.names().map(item).collect(),
+                loaded: table.names().map(adapter_item).collect(),
                 failures: failures
-                    .map(|(name, words)| (item(name), words.to_owned()))
+                    .map(|(name, words)| (adapter_item(name), words.to_owned()))
                     .collect(),
             }
         };

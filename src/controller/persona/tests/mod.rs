@@ -98,6 +98,7 @@ impl Case {
                 running: 2,
                 quarantined_until_ms: self.quarantined_until_ms,
             },
+            adapter: None,
         })
     }
 
