@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use persona_operator::api::runtime::PersonaConfig;
 use persona_operator::api::{Generation, Provider, QueueLimits};
+use persona_operator::queue::listen::Bell;
 use persona_operator::queue::routing::{Route, RouteAnswer, Target};
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::Outcome;
@@ -222,7 +223,7 @@ async fn work(run: Arc<Run>, number: usize, aware: bool) -> Result<()> {
     run.ns.register(&heartbeat).await?;
     let server = Arc::new(Server::default());
     let mut running = JoinSet::new();
-    let mut bell = run.ns.bell(POOL, &lanes);
+    let mut ringing = None;
     loop {
         while let Some(ended) = running.try_join_next() {
             ended??;
@@ -247,13 +248,24 @@ async fn work(run: Arc<Run>, number: usize, aware: bool) -> Result<()> {
         for taken in tasks {
             running.spawn(answer(run.clone(), server.clone(), taken));
         }
+        if full {
+            // A token that comes now is another worker's.
+            ringing = None;
+        }
+        let at_bell = || Box::pin(ring(run.ns.bell(POOL, &lanes)));
         tokio::select! {
-            rung = bell.wait(Duration::from_secs(1)), if !full => {
-                rung?;
+            rung = ringing.get_or_insert_with(at_bell), if !full => {
+                ringing = Some(Box::pin(ring(rung?)));
             }
             Some(ended) = running.join_next() => ended??,
         }
     }
+}
+
+/// Waits at the bell. Given up, its connection goes with it.
+async fn ring(mut bell: Bell) -> Result<Bell> {
+    bell.wait(Duration::from_secs(1)).await?;
+    Ok(bell)
 }
 
 async fn answer(run: Arc<Run>, server: Arc<Server>, taken: Taken) -> Result<()> {
