@@ -211,3 +211,23 @@ async fn a_task_waits_for_direct_calls_that_the_queue_does_not_know_of() {
     w.takes(3, &[]).await;
     alone(&w, 4).await;
 }
+
+#[tokio::test]
+async fn what_is_loaded_puts_a_task_that_runs_alone_off_no_longer_than_others() {
+    let q = pool().await;
+    suspect(&q, 3).await;
+    q.route(&persona("p").needs("adapter/p")).await;
+    q.route(&persona("busy").needs("adapter/b").concurrency(64))
+        .await;
+    q.enqueue_all("busy", numbered("b", 20)).await;
+    let w = q.worker("w", "pool", 32).await.loaded(&["adapter/b"]);
+    let mut running = Vec::new();
+    for number in 0..8 {
+        running.extend(w.takes(1, &[&format!("b{number}")]).await);
+    }
+    w.takes(24, &[]).await;
+    for task in &running {
+        w.finish(task).await;
+    }
+    alone(&w, 32).await;
+}

@@ -38,6 +38,11 @@ fn gateway(number: usize) -> String {
     format!("gw-{number}")
 }
 
+/// What a persona needs, and what a worker has loaded; the first has nothing.
+fn item(number: usize) -> String {
+    format!("adapter/{}", number % 3)
+}
+
 impl World {
     /// Open pools, registered workers, a persona in each pool.
     pub async fn new() -> Self {
@@ -75,6 +80,7 @@ impl World {
             .lanes(lanes)
             .stealing(&steals)
             .instance(&instance)
+            .loaded(&[item(worker).as_str()][..usize::from(worker > 0)])
     }
 
     /// What the controller says of a persona.
@@ -93,7 +99,8 @@ impl World {
             .attempts(MAX_ATTEMPTS)
             .concurrency(p.concurrency)
             .length(u32::try_from(MAX_LENGTH).expect("short"))
-            .priority(p.priority);
+            .priority(p.priority)
+            .needs(&item(id));
         spec.pool = p.pool.map(pool);
         spec.suspended = p.suspended;
         spec
