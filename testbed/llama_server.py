@@ -16,7 +16,16 @@ def arguments():
     parser.add_argument("--port", required=True, type=int)
     parser.add_argument("--parallel", required=True, type=int)
     parser.add_argument("--ctx-size", required=True, type=int)
+    parser.add_argument("--lora", action="append", default=[], help="LoRA files, one or several with commas")
+    parser.add_argument("--lora-init-without-apply", action="store_true", help="with scale 0, for requests to set")
     return parser.parse_args()
+
+
+def adapter(path, scale):
+    info = xllamacpp.CommonAdapterLoraInfo()
+    info.path = path
+    info.scale = scale
+    return info
 
 
 def parameters(args):
@@ -31,6 +40,11 @@ def parameters(args):
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.cache_ram_mib = 0
+    # Ids are by order.
+    files = [path for value in args.lora for path in value.split(",") if path]
+    scale = 0.0 if args.lora_init_without_apply else 1.0
+    params.lora_adapters = [adapter(path, scale) for path in files]
+    params.lora_init_without_apply = args.lora_init_without_apply
     return params
 
 

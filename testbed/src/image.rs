@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use layer::Layer;
-pub use llama::{LLAMA, LLAMA_WEIGHTS, llama};
+pub use llama::{LLAMA, LLAMA_ADAPTERS, LLAMA_WEIGHTS, llama};
 pub use oci::{Config, write};
 pub(crate) use static_binary::MUSL;
 pub use static_binary::static_binary;

@@ -44,7 +44,7 @@ pub use self::chat::Chat;
 pub use self::cluster::Cluster;
 pub use self::component::Component;
 pub use self::kwok::{FakeGpu, FakeNode};
-pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, weights};
+pub use self::model::{MODEL_NAME, ModelOptions, ModelServer, adapters, weights};
 pub use self::nodes::{NodeKind, real_node_wanted};
 pub use self::options::Options;
 pub use self::process_node::{ProcessNode, ProcessNodeOptions};

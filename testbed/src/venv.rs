@@ -67,7 +67,11 @@ fn install(folder: &Path, requirements: &str, what: &str) -> Result<()> {
     run(pip)
 }
 
-fn run(mut command: Command) -> Result<()> {
+/// Runs it to its end, silently.
+///
+/// # Errors
+/// It fails; what it said.
+pub(crate) fn run(mut command: Command) -> Result<()> {
     let words = format!("{command:?}");
     command
         .stdin(Stdio::null())

@@ -1,4 +1,4 @@
-//! The image of llama.cpp's server with weights: Python and the wheels of the testbed on scratch.
+//! The image of llama.cpp's server with weights and adapters: Python and the wheels of the testbed on scratch.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,14 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::{Config, Layer, write};
-use crate::model::{WEIGHTS, environment, weights_in};
+use crate::model::{WEIGHTS, adapters_in, environment, weights_in};
 
 /// llama.cpp's server, which takes options of `llama-server`.
 pub const LLAMA: &str = "persona.test/llama.cpp:dev";
 /// Path of the model's weights in it.
 pub const LLAMA_WEIGHTS: &str = "/weights/SmolLM2-135M-Instruct.Q4_1.gguf";
+/// Paths of two LoRA adapters in it, which it loads when `--lora` names them.
+pub const LLAMA_ADAPTERS: [&str; 2] = ["/weights/one.gguf", "/weights/two.gguf"];
 
 const SERVER: &str = include_str!("../../llama_server.py");
 /// Where an interpreter, its library and its packages are.
@@ -35,7 +37,7 @@ const LEFT_OUT: [&str; 8] = [
 /// Writes the image to `out`.
 ///
 /// # Errors
-/// The wheels are not installed and cannot be, or a file cannot be read or written.
+/// The wheels are not installed and cannot be, the adapters cannot be made, or a file cannot be read or written.
 pub fn llama(out: &Path) -> Result<()> {
     let environment = environment()?;
     let output = Command::new(environment.join("bin/python"))
@@ -67,6 +69,9 @@ pub fn llama(out: &Path) -> Result<()> {
         &weights_in(&environment)?,
         0o644,
     );
+    for (path, source) in LLAMA_ADAPTERS.iter().zip(adapters_in(&environment)?) {
+        layer.file(path.trim_start_matches('/'), &source, 0o644);
+    }
     let first = format!(
         "#!{} -B\nimport sys\nsys.path.insert(0, {packages:?})\n",
         python.display()
