@@ -1,4 +1,4 @@
-//! Adapters on the server beside a worker: vLLM's as its API is documented, llama.cpp's on a real one.
+//! Adapters on a server beside a worker that has vLLM's API, as that is documented.
 
 use persona_operator::api::runtime::PersonaConfig;
 use persona_operator::api::{Adapter, ModelServerKind, Provider};

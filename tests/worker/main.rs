@@ -5,6 +5,7 @@ mod answers;
 mod faults;
 mod fixture;
 mod life;
+mod llama;
 mod model;
 mod outage;
 mod process;
