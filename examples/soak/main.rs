@@ -10,14 +10,19 @@ mod checks;
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]
 mod harness;
+mod isolation;
+mod phases;
 #[path = "../../tests/model/plans.rs"]
 mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
 #[path = "../../tests/model/system.rs"]
 mod system;
+#[path = "../../tests/operator/walk.rs"]
+mod walk;
 
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -26,6 +31,9 @@ use system::Left;
 
 const USAGE: &str =
     "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)
+cargo soak walk [TIMES]: 9, 11, 51, 60 and 8 personas, so many times, a client on each (10)
+cargo soak phases [SECONDS]: memory, workers and added time in each phase under the same load (20)
+cargo soak isolation [SECONDS]: what others feel of a persona that kills its workers, in each phase (60)
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
@@ -37,6 +45,18 @@ async fn main() -> Result<()> {
         "crossings" => {
             build()?;
             crossings(times.unwrap_or(1000)).await
+        }
+        "walk" => {
+            build()?;
+            walk(times.unwrap_or(10)).await
+        }
+        "phases" => {
+            build()?;
+            phases::run(times.unwrap_or(20) as u64).await
+        }
+        "isolation" => {
+            build()?;
+            isolation::run(times.unwrap_or(60) as u64).await
         }
         "model" => {
             model();
@@ -76,6 +96,13 @@ async fn crossings(times: usize) -> Result<()> {
     };
     let report = crossing::cross(&operator, times, tell).await?;
     println!("{report}");
+    operator.stop().await
+}
+
+async fn walk(times: usize) -> Result<()> {
+    let operator = Arc::new(harness::Operator::start("walk").await?);
+    println!("{}", walk::walk(&operator, times).await?);
+    let operator = Arc::into_inner(operator).context("all clients have ended")?;
     operator.stop().await
 }
 

@@ -38,6 +38,8 @@ pub struct Contact {
     state: Mutex<State>,
     losses: Mutex<HashSet<Loss>>,
     removals: Mutex<HashSet<Removal>>,
+    /// Namespaces and names of pools that were deleted.
+    gone: Mutex<HashSet<(String, String)>>,
     wake: Notify,
 }
 
@@ -96,6 +98,13 @@ impl Contact {
         self.wake.notify_one();
     }
 
+    /// A pool was deleted: it is closed, as soon as the queue can be reached. Whoever deleted it may not
+    /// have, or somebody who had not heard of it has opened it again since.
+    pub fn pool_gone(&self, namespace: &str, pool: &str) {
+        lock(&self.gone).insert((namespace.to_owned(), pool.to_owned()));
+        self.wake.notify_one();
+    }
+
     /// There may be an epoch to set.
     pub fn hurry(&self) {
         self.wake.notify_one();
@@ -132,7 +141,8 @@ impl Contact {
 /// Keeps the queue in order until `stop`.
 pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
     let pulse = cx.health.pulse("queue upkeep", Duration::from_secs(60));
-    let mut swept = Instant::now();
+    // What was deleted before this process led has nobody else to tell it.
+    let mut swept = None;
     loop {
         pulse.beat();
         match timeout(PATIENCE, round(&cx, &mut swept)).await {
@@ -154,7 +164,7 @@ fn broken(cx: &Context, words: String) {
     cx.contact.broken(words);
 }
 
-async fn round(cx: &Context, swept: &mut Instant) -> Result<(), Error> {
+async fn round(cx: &Context, swept: &mut Option<Instant>) -> Result<(), Error> {
     if cx.contact.due() {
         inspect(cx).await?;
     }
@@ -167,6 +177,12 @@ async fn round(cx: &Context, swept: &mut Instant) -> Result<(), Error> {
     for removal in removals {
         persona::removed(cx, &removal).await?;
         lock(&cx.contact.removals).remove(&removal);
+    }
+    let gone: Vec<_> = lock(&cx.contact.gone).iter().cloned().collect();
+    for key in gone {
+        // What still runs there keeps it open until a sweep finds it empty.
+        close_pool(cx, &key.0, &key.1).await?;
+        lock(&cx.contact.gone).remove(&key);
     }
     let namespaces = namespaces(cx);
     for namespace in cx.routes.doubted() {
@@ -186,9 +202,9 @@ async fn round(cx: &Context, swept: &mut Instant) -> Result<(), Error> {
             }
         }
     }
-    if swept.elapsed() >= SWEEP && cx.stores.synced() {
-        *swept = Instant::now();
+    if swept.is_none_or(|at| at.elapsed() >= SWEEP) && cx.stores.synced() {
         sweep(cx, &namespaces).await?;
+        *swept = Some(Instant::now());
     }
     Ok(())
 }
@@ -338,19 +354,19 @@ async fn sweep(cx: &Context, namespaces: &BTreeMap<String, BTreeSet<String>>) ->
     Ok(())
 }
 
-/// Pools that were deleted by hand are still open in the queue.
+/// Closes what is open in the queue and exists no more.
 async fn close_pools(cx: &Context, namespace: &str) -> Result<(), Error> {
-    let queue = cx.queue.namespace(namespace)?;
-    for pool in queue.pools().await? {
-        if cx.stores.pool(namespace, &pool).is_none() {
-            let answer = queue.close(&pool, 0).await?;
-            tracing::info!(
-                namespace,
-                pool,
-                ?answer,
-                "a pool that is gone was still open"
-            );
-        }
+    for pool in cx.queue.namespace(namespace)?.pools().await? {
+        close_pool(cx, namespace, &pool).await?;
+    }
+    Ok(())
+}
+
+/// Closes a pool in the queue unless it exists.
+async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<(), Error> {
+    if cx.stores.pool(namespace, pool).is_none() {
+        let answer = cx.queue.namespace(namespace)?.close(pool, 0).await?;
+        tracing::info!(namespace, pool, ?answer, "closed a pool that is gone");
     }
     Ok(())
 }

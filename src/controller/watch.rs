@@ -230,6 +230,7 @@ fn pool<'a>(
         let intended = before.as_deref().map(intent) != after.map(intent);
         if after.is_none() {
             cx.forget_pool(&namespace, &name);
+            cx.contact.pool_gone(&namespace, &name);
             cx.stores.written_pools.forget(object);
         } else if intended {
             cx.bells.pool(&namespace, &name).await;

@@ -191,7 +191,7 @@ pub enum ControlMessage {
         /// Id of the task.
         task: String,
     },
-    /// Draining was switched on or off (renew tells which).
+    /// Draining was switched on or off, or the pool has other duties: renew tells.
     Drain,
     /// The connection was lost and is back: messages may be missing (renew tells what is lost).
     Gap,

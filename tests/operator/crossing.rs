@@ -50,17 +50,21 @@ impl Display for Report {
             requests,
             ..
         } = self;
+        let both = |[p50, p99]: [Duration; 2]| format!("{p50:.1?}, {p99:.1?}");
         writeln!(
             f,
-            "{crossings} crossings, {requests} requests: 0 lost, 0 doubled, each persona's in order"
+            "| crossings | requests | lost | doubled | out of order | a crossing took (p50, p99) | wait while nothing moves (p50, p99) | wait during a crossing (p50, p99) | added at the p99 |"
         )?;
-        for (what, [p50, p99]) in [
-            ("wait while nothing moved", self.calm),
-            ("wait during a crossing", self.crossing),
-            ("a crossing took", self.took),
-        ] {
-            writeln!(f, "{what}: p50 {p50:.1?}, p99 {p99:.1?}")?;
-        }
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
+        // A report is made only where nothing was lost, doubled or out of order.
+        writeln!(
+            f,
+            "| {crossings} | {requests} | 0 | 0 | 0 | {} | {} | {} | {:.1?} |",
+            both(self.took),
+            both(self.calm),
+            both(self.crossing),
+            self.crossing[1].saturating_sub(self.calm[1])
+        )?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use persona_operator::queue::listen::ControlMessage;
 use persona_operator::queue::submit::ClaimAnswer;
+use persona_operator::queue::task::Duties;
 
 use crate::support::{fixture, numbered, persona, soon};
 
@@ -33,6 +34,22 @@ async fn a_worker_hears_at_once_that_it_is_drained_or_not_any_more() {
         assert_eq!(soon(control.next()).await, ControlMessage::Drain);
         assert_eq!(w.renew(&[]).await.expect("renewed").draining, on);
     }
+}
+
+#[tokio::test]
+async fn a_worker_hears_at_once_that_its_pool_has_other_duties() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    let w = q.worker("w", "pool", 2).await;
+    let mut control = q.ns.control("w").await.expect("listening");
+    let duties = Duties {
+        phase: "Hybrid".into(),
+        steal_from: vec!["other".into()],
+    };
+    assert!(q.ns.assign("pool", &duties).await.expect("an answer"));
+    // Whatever it is told, it asks what is the case.
+    assert_eq!(soon(control.next()).await, ControlMessage::Drain);
+    assert_eq!(w.renew(&[]).await.expect("renewed").duties, Some(duties));
 }
 
 #[tokio::test]
