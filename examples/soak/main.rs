@@ -14,6 +14,10 @@ mod harness;
 mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
+#[path = "../../tests/operator/scale_ins.rs"]
+mod scale_ins;
+#[path = "../../tests/operator/stand_ins.rs"]
+mod stand_ins;
 #[path = "../../tests/model/system.rs"]
 mod system;
 
@@ -26,6 +30,7 @@ use system::Left;
 
 const USAGE: &str =
     "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)
+cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
@@ -37,6 +42,10 @@ async fn main() -> Result<()> {
         "crossings" => {
             build()?;
             crossings(times.unwrap_or(1000)).await
+        }
+        "scale-ins" => {
+            build()?;
+            scale_ins(times.unwrap_or(10_000)).await
         }
         "model" => {
             model();
@@ -76,6 +85,21 @@ async fn crossings(times: usize) -> Result<()> {
     };
     let report = crossing::cross(&operator, times, tell).await?;
     println!("{report}");
+    operator.stop().await
+}
+
+async fn scale_ins(times: usize) -> Result<()> {
+    let operator = scale_ins::stage("soak").await?;
+    let begun = std::time::Instant::now();
+    let told = std::cell::Cell::new(0);
+    let tell = |done: usize| {
+        if done / 200 > told.replace(done / 200) {
+            println!("{done} scale-ins after {:.0?}", begun.elapsed());
+        }
+    };
+    let report = scale_ins::scale_in(&operator, times, false, tell).await?;
+    println!("{report}");
+    report.check()?;
     operator.stop().await
 }
 

@@ -10,7 +10,10 @@ mod nodes;
 mod personas;
 mod pools;
 mod quarantine;
+mod scale_ins;
+mod shrinking;
 mod sources;
+mod stand_ins;
 mod topology;
 
 use testbed::upstream;
