@@ -10,6 +10,8 @@ mod checks;
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]
 mod harness;
+#[path = "../../tests/operator/outage.rs"]
+mod outage;
 #[path = "../../tests/model/plans.rs"]
 mod plans;
 #[path = "../../tests/model/queue.rs"]
@@ -31,6 +33,7 @@ use system::Left;
 const USAGE: &str =
     "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)
 cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
+cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
@@ -46,6 +49,10 @@ async fn main() -> Result<()> {
         "scale-ins" => {
             build()?;
             scale_ins(times.unwrap_or(10_000)).await
+        }
+        "outages" => {
+            build()?;
+            outages(times.unwrap_or(60)).await
         }
         "model" => {
             model();
@@ -101,6 +108,23 @@ async fn scale_ins(times: usize) -> Result<()> {
     println!("{report}");
     report.check()?;
     operator.stop().await
+}
+
+async fn outages(seconds: usize) -> Result<()> {
+    let length = std::time::Duration::from_secs(u64::try_from(seconds)?);
+    use outage::Outage::{
+        CountersReset, PrometheusRestarts, RedisFlushed, RedisHangs, RedisRestarts,
+    };
+    for outage in [
+        RedisHangs,
+        RedisRestarts,
+        RedisFlushed,
+        CountersReset,
+        PrometheusRestarts,
+    ] {
+        println!("{}", outage::endure(outage, length).await?);
+    }
+    Ok(())
 }
 
 /// Too many states for every test run: some millions.

@@ -7,6 +7,8 @@ mod gpus;
 mod harness;
 mod moves;
 mod nodes;
+mod outage;
+mod outages;
 mod personas;
 mod pools;
 mod quarantine;
