@@ -12,10 +12,12 @@ mod outages;
 mod personas;
 mod pools;
 mod quarantine;
+mod refusals;
 mod scale_ins;
 mod shrinking;
 mod sources;
 mod stand_ins;
 mod topology;
+mod webhook;
 
 use testbed::upstream;
