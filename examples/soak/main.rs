@@ -10,6 +10,7 @@ mod checks;
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]
 mod harness;
+mod idle;
 #[path = "../../tests/operator/outage.rs"]
 mod outage;
 #[path = "../../tests/model/plans.rs"]
@@ -34,6 +35,7 @@ const USAGE: &str =
     "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)
 cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
 cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
+cargo soak idle [POOLS]: what so many idle pools cost (1000), and 100 under steady load
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
@@ -53,6 +55,10 @@ async fn main() -> Result<()> {
         "outages" => {
             build()?;
             outages(times.unwrap_or(60)).await
+        }
+        "idle" => {
+            build()?;
+            idle::run(times.unwrap_or(1000)).await
         }
         "model" => {
             model();

@@ -160,7 +160,9 @@ fn numbers(stats: &PoolStats) -> impl PartialEq + '_ {
         .iter()
         .map(|w| (w.uid.as_str(), w.busy(), w.draining, w.drained))
         .collect();
+    let limited: Vec<_> = stats.providers.iter().map(|p| p.limited).collect();
     (
+        limited,
         stats.open,
         stats.epoch.as_deref(),
         stats.demand,

@@ -211,9 +211,13 @@ fn sizing(m: &metrics::Metrics, labels: &[&str; 2], plan: &plan::Plan) {
     };
     m.arrival_rate.with_label_values(labels).set(inputs.rate);
     m.service.with_label_values(labels).set(inputs.service);
-    if let Some(limit) = inputs.provider_limit {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        m.provider_limit.with_label_values(labels).set(limit);
+    match inputs.provider_limit {
+        Some(limit) => {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            m.provider_limit.with_label_values(labels).set(limit);
+        }
+        // No provider complains, and most pools never had such a series.
+        None => drop(m.provider_limit.remove_label_values(labels)),
     }
 }
 
