@@ -2,12 +2,10 @@
 //! the controller, and writes to the API server.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::Client;
 use persona_operator::api::{Persona, WorkerPool};
 use persona_operator::queue::NamespaceQueue;
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
@@ -16,6 +14,7 @@ use testbed::{Cluster, Options};
 use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::cost::{cpu, requests};
 use crate::harness::Operator;
 use crate::stand_ins::StandIns;
 
@@ -28,8 +27,6 @@ const LOADED: usize = 100;
 /// Each of those gets a task so often, which takes so long.
 const EVERY: Duration = Duration::from_secs(1);
 const TAKES: u64 = 400;
-/// Ticks of a CPU a second, in /proc.
-const TICKS: f64 = 100.0;
 
 /// Measures so many idle pools, then some under load.
 pub async fn run(idle: usize) -> Result<()> {
@@ -133,17 +130,18 @@ impl Cost {
     async fn of(operator: &Operator, span: Duration) -> Result<Self> {
         let pid = operator.controller.pid().context("no controller")?;
         let begun = Instant::now();
-        let (cpu, writes) = (cpu(pid)?, writes(&operator.client).await?);
+        let (before, cpu_before) = (requests(&operator.client).await?, cpu(pid)?);
         sleep(span).await;
-        let mut since = self::writes(&operator.client).await?;
-        for (what, count) in &mut since {
-            *count -= writes.get(what).copied().unwrap_or_default();
-        }
-        since.retain(|_, count| *count > 0.0);
+        let (cpu, mut writes) = (cpu(pid)?, requests(&operator.client).await?);
+        writes.retain(|what, count| {
+            *count -= before.get(what).copied().unwrap_or_default();
+            let reads = ["GET", "LIST", "WATCH"].iter();
+            *count > 0.0 && !reads.into_iter().any(|verb| what.starts_with(verb))
+        });
         Ok(Self {
             span: begun.elapsed(),
-            cpu: self::cpu(pid)? - cpu,
-            writes: since,
+            cpu: cpu - cpu_before,
+            writes,
         })
     }
 
@@ -158,52 +156,4 @@ impl Cost {
             self.writes,
         )
     }
-}
-
-/// Seconds of CPU that a process has had.
-fn cpu(pid: i32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may have spaces; numbers begin behind it.
-    let numbers = stat.rsplit_once(')').context("no name")?.1;
-    let fields: Vec<&str> = numbers.split_whitespace().collect();
-    let ticks = |place: usize| -> Result<f64> { Ok(fields[place].parse()?) };
-    Ok((ticks(11)? + ticks(12)?) / TICKS)
-}
-
-/// Writes so far, by verb and resource, as the API server counts them.
-pub async fn writes(client: &Client) -> Result<BTreeMap<String, f64>> {
-    const OURS: [&str; 7] = [
-        "workerpools",
-        "personas",
-        "personatopologies",
-        "pods",
-        "poddisruptionbudgets",
-        "events",
-        "secrets",
-    ];
-    let request = http_get("/metrics")?;
-    let text = client.request_text(request).await?;
-    let mut writes = BTreeMap::new();
-    for line in text.lines() {
-        let Some(rest) = line.strip_prefix("apiserver_request_total{") else {
-            continue;
-        };
-        let (labels, value) = rest.rsplit_once('}').context("no value")?;
-        let label = |name: &str| {
-            let from = labels.find(&format!("{name}=\""))? + name.len() + 2;
-            labels[from..].split('"').next()
-        };
-        let (Some(verb), Some(resource)) = (label("verb"), label("resource")) else {
-            continue;
-        };
-        if OURS.contains(&resource) && !["GET", "LIST", "WATCH"].contains(&verb) {
-            let value: f64 = value.trim().parse()?;
-            *writes.entry(format!("{verb} {resource}")).or_default() += value;
-        }
-    }
-    Ok(writes)
-}
-
-fn http_get(path: &str) -> Result<axum::http::Request<Vec<u8>>> {
-    Ok(axum::http::Request::get(path).body(Vec::new())?)
 }

@@ -6,6 +6,8 @@
 mod bug;
 #[path = "../../tests/model/checks.rs"]
 mod checks;
+#[path = "../../tests/operator/cost.rs"]
+mod cost;
 #[path = "../../tests/operator/crossing.rs"]
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]

@@ -12,6 +12,7 @@ mod outages;
 mod personas;
 mod pools;
 mod quarantine;
+mod recycling;
 mod refusals;
 mod scale_ins;
 mod shrinking;
