@@ -206,10 +206,10 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
 }
 
 /// Whether nobody but the controller makes such requests: the scheduler binds pods, KWOK writes their
-/// status, both and others tell events.
+/// status, the controller manager that of budgets, and many tell events.
 fn is_ours(what: &str) -> bool {
-    !matches!(what.split_once(' '), Some((verb, resource))
-        if resource.starts_with("pods/") || resource == "events" || verb == "WATCH")
+    let others = [" pods/", " poddisruptionbudgets/", " events", "WATCH "];
+    !others.iter().any(|part| what.contains(part))
 }
 
 /// How long a bare client takes to create as many pods, 64 requests under way at once as ours.
