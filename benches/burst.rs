@@ -2,13 +2,17 @@
 //!
 //! `cargo bench --bench burst [-- RUNS]`: 1,000 tasks at once for a pool of 0, sized so that they need 100
 //! pods; beside it, in the same run, what a bare client needs to create 100 such pods. The control plane has
-//! its default limits. One JSON line a run, then the quantiles.
+//! its default limits. One JSON line a run, then a table of quantiles, in which CPU and requests are those of
+//! the controller from the first task until all pods are Ready.
 
 #![allow(dead_code)] // The harness of the tests has more than a bench needs.
 
+#[path = "../tests/operator/cost.rs"]
+mod cost;
 #[path = "../tests/operator/harness.rs"]
 mod harness;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +27,7 @@ use serde_json::json;
 use testbed::{Cluster, Options};
 use tokio::time::{Instant, timeout};
 
+use cost::{cpu, requests};
 use harness::{Operator, PATIENCE};
 
 const TASKS: usize = 1000;
@@ -44,35 +49,54 @@ async fn main() -> Result<()> {
     .await?;
     cluster.fake_nodes(10, 0).await?;
     let operator = Operator::start_in(&cluster, "burst", &[("PERSONA_LOG", "warn")]).await?;
-    let mut ours = [Vec::new(), Vec::new(), Vec::new()];
-    let mut bare = Vec::new();
+    let mut columns: [Vec<f64>; 7] = Default::default();
     for run in 0..runs.unwrap_or(30) {
         // At a random phase of all ticks there are.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
-        let (times, pod) = burst(&operator, run).await?;
+        let (event, pod) = burst(&operator, run).await?;
         let alone = creations(&cluster.client().await?, &operator.namespace, pod).await?;
-        let [first, all, ready] = times.map(|time| time.as_secs_f64() * 1e3);
-        let alone = alone.as_secs_f64() * 1e3;
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let [first, all, ready] = event.times.map(ms);
+        let (alone, cpu) = (ms(alone), event.cpu * 1e3);
+        let (ratio, count) = (all / alone, event.requests.values().sum());
         println!(
             "{}",
             json!({
                 "run": run, "first_pod_ms": first, "all_pods_ms": all, "all_ready_ms": ready,
-                "bare_client_ms": alone, "ratio": all / alone,
+                "bare_client_ms": alone, "ratio": ratio, "controller_cpu_ms": cpu,
+                "requests": event.requests,
             })
         );
-        for (column, value) in ours.iter_mut().zip([first, all, ready]) {
+        let row = [first, all, ready, alone, ratio, cpu, count];
+        for (column, value) in columns.iter_mut().zip(row) {
             column.push(value);
         }
-        bare.push(alone);
     }
-    println!("ms                              p50      p95      p99");
-    let names = ["first pod object", "100 pod objects", "100 pods Ready"];
-    for (name, column) in names.iter().zip(&mut ours) {
+    println!("                                p50      p95      p99");
+    let names = [
+        "first pod object, ms",
+        "100 pod objects, ms",
+        "100 pods Ready, ms",
+        "bare client, 100 pods, ms",
+        "ratio to the bare client",
+        "controller CPU, ms",
+        "controller's requests",
+    ];
+    for (name, column) in names.iter().zip(&mut columns) {
         quantiles(name, column);
     }
-    quantiles("bare client, 100 pods", &mut bare);
     operator.stop().await?;
     cluster.stop().await
+}
+
+/// What one burst took.
+struct Scaled {
+    /// From the first task to the first pod object, to the last, and until all are Ready.
+    times: [Duration; 3],
+    /// Seconds of the controller.
+    cpu: f64,
+    /// Requests that only the controller makes, by verb and resource.
+    requests: BTreeMap<String, f64>,
 }
 
 fn quantiles(name: &str, values: &mut [f64]) {
@@ -92,9 +116,8 @@ fn quantiles(name: &str, values: &mut [f64]) {
     );
 }
 
-/// Times from the first task to the first pod object, to the last, and until all are Ready; and one of the
-/// pods, as it was asked for.
-async fn burst(operator: &Operator, run: usize) -> Result<([Duration; 3], Pod)> {
+/// What the burst took, and one of its pods, as it was asked for.
+async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     let name = format!("burst-{run}");
     operator
         .create::<WorkerPool>(json!({
@@ -117,6 +140,8 @@ async fn burst(operator: &Operator, run: usize) -> Result<([Duration; 3], Pod)> 
     while !matches!(events.try_next().await?, Some(Event::InitDone)) {}
 
     let queue = operator.queue()?;
+    let pid = operator.controller.pid().context("no controller")?;
+    let (before, cpu_before) = (requests(&operator.client).await?, cpu(pid)?);
     let begun = Instant::now();
     let tasks = (0..TASKS).map(|number| {
         let (queue, name) = (&queue, &name);
@@ -162,11 +187,29 @@ async fn burst(operator: &Operator, run: usize) -> Result<([Duration; 3], Pod)> 
     let (sent, watched) = tokio::join!(sending, timeout(PATIENCE, watching));
     sent?;
     let (times, pod) = watched.context("the pods did not come")??;
+    let cpu = cpu(pid)? - cpu_before;
+    let mut since = requests(&operator.client).await?;
+    since.retain(|what, count| {
+        *count -= before.get(what).copied().unwrap_or_default();
+        *count > 0.0 && is_ours(what)
+    });
+    let event = Scaled {
+        times,
+        cpu,
+        requests: since,
+    };
     let params = DeleteParams::default();
     operator.all::<Persona>().delete(&name, &params).await?;
     operator.all::<WorkerPool>().delete(&name, &params).await?;
     gone(&operator.all::<Pod>(), &labels).await?;
-    Ok((times, pod))
+    Ok((event, pod))
+}
+
+/// Whether nobody but the controller makes such requests: the scheduler binds pods, KWOK writes their
+/// status, the controller manager that of budgets, and many tell events.
+fn is_ours(what: &str) -> bool {
+    let others = [" pods/", " poddisruptionbudgets/", " events", "WATCH "];
+    !others.iter().any(|part| what.contains(part))
 }
 
 /// How long a bare client takes to create as many pods, 64 requests under way at once as ours.

@@ -6,16 +6,25 @@
 mod bug;
 #[path = "../../tests/model/checks.rs"]
 mod checks;
+#[path = "../../tests/operator/cost.rs"]
+mod cost;
 #[path = "../../tests/operator/crossing.rs"]
 mod crossing;
 #[path = "../../tests/operator/harness.rs"]
 mod harness;
+mod idle;
 mod isolation;
+#[path = "../../tests/operator/outage.rs"]
+mod outage;
 mod phases;
 #[path = "../../tests/model/plans.rs"]
 mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
+#[path = "../../tests/operator/scale_ins.rs"]
+mod scale_ins;
+#[path = "../../tests/operator/stand_ins.rs"]
+mod stand_ins;
 #[path = "../../tests/model/system.rs"]
 mod system;
 #[path = "../../tests/operator/walk.rs"]
@@ -34,6 +43,9 @@ const USAGE: &str =
 cargo soak walk [TIMES]: 9, 11, 51, 60 and 8 personas, so many times, a client on each (10)
 cargo soak phases [SECONDS]: memory, workers and added time in each phase under the same load (20)
 cargo soak isolation [SECONDS]: what others feel of a persona that kills its workers, in each phase (60)
+cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
+cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
+cargo soak idle [POOLS]: what so many idle pools cost (1000), and 100 under steady load
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
 
 #[tokio::main]
@@ -57,6 +69,18 @@ async fn main() -> Result<()> {
         "isolation" => {
             build()?;
             isolation::run(times.unwrap_or(60) as u64).await
+        }
+        "scale-ins" => {
+            build()?;
+            scale_ins(times.unwrap_or(10_000)).await
+        }
+        "outages" => {
+            build()?;
+            outages(times.unwrap_or(60)).await
+        }
+        "idle" => {
+            build()?;
+            idle::run(times.unwrap_or(1000)).await
         }
         "model" => {
             model();
@@ -104,6 +128,38 @@ async fn walk(times: usize) -> Result<()> {
     println!("{}", walk::walk(&operator, times).await?);
     let operator = Arc::into_inner(operator).context("all clients have ended")?;
     operator.stop().await
+}
+
+async fn scale_ins(times: usize) -> Result<()> {
+    let operator = scale_ins::stage("soak").await?;
+    let begun = std::time::Instant::now();
+    let told = std::cell::Cell::new(0);
+    let tell = |done: usize| {
+        if done / 200 > told.replace(done / 200) {
+            println!("{done} scale-ins after {:.0?}", begun.elapsed());
+        }
+    };
+    let report = scale_ins::scale_in(&operator, times, false, tell).await?;
+    println!("{report}");
+    report.check()?;
+    operator.stop().await
+}
+
+async fn outages(seconds: usize) -> Result<()> {
+    let length = std::time::Duration::from_secs(u64::try_from(seconds)?);
+    use outage::Outage::{
+        CountersReset, PrometheusRestarts, RedisFlushed, RedisHangs, RedisRestarts,
+    };
+    for outage in [
+        RedisHangs,
+        RedisRestarts,
+        RedisFlushed,
+        CountersReset,
+        PrometheusRestarts,
+    ] {
+        println!("{}", outage::endure(outage, length).await?);
+    }
+    Ok(())
 }
 
 /// Too many states for every test run: some millions.

@@ -73,6 +73,13 @@ impl Observer {
         }
     }
 
+    /// How old the pool's numbers are; none when there are none.
+    pub fn age(&self, namespace: &str, pool: &str) -> Option<Duration> {
+        let readings = lock(&self.readings);
+        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
+        reading.map(|reading| reading.at.elapsed())
+    }
+
     /// Asks for a look at a pool now; what differs wakes its reconciler. A look that is missed under
     /// load is made up for by the next tick.
     pub fn look(&self, namespace: &str, pool: &str) {
@@ -164,7 +171,9 @@ fn numbers(stats: &PoolStats) -> impl PartialEq + '_ {
         .iter()
         .map(|w| (w.uid.as_str(), w.busy(), w.draining, w.drained))
         .collect();
+    let limited: Vec<_> = stats.providers.iter().map(|p| p.limited).collect();
     (
+        limited,
         stats.open,
         stats.epoch.as_deref(),
         stats.demand,

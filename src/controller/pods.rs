@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 use tokio::sync::watch;
+use tokio::time::{Duration, Instant};
 
 use super::latest::version;
 use crate::api::names::{LABEL_POOL, SERVER_CONTAINER, WORKER_CONTAINER};
@@ -62,6 +63,8 @@ struct Index {
     listed: Option<HashMap<String, Pod>>,
     /// Uids written since then, which a list may miss.
     written: Vec<String>,
+    /// Pods that this process made: when that was answered, and how long it took until one was Ready.
+    starts: HashMap<String, (Instant, Option<Duration>)>,
 }
 
 impl Pods {
@@ -74,6 +77,12 @@ impl Pods {
             .get(&key)
             .map(|pods| pods.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// From the answer to a pod's creation until it was Ready, if this process saw both: finer than the
+    /// pod's own times, which are whole seconds.
+    pub fn ready_after(&self, uid: &str) -> Option<Duration> {
+        self.lock().starts.get(uid)?.1
     }
 
     /// Namespaces and names of the pools that have pods on these nodes.
@@ -106,6 +115,11 @@ impl Pods {
         if let Some(uid) = pod.uid() {
             if index.listed.is_some() {
                 index.written.push(uid.clone());
+            }
+            let is_new = pod.metadata.deletion_timestamp.is_none() && !index.is_ready(&pod);
+            if is_new && !is_ready(&pod) {
+                let start = (Instant::now(), None);
+                index.starts.entry(uid.clone()).or_insert(start);
             }
             if !index.gone.contains(&uid) {
                 index.put(pod);
@@ -190,10 +204,22 @@ impl Index {
         self.drop_pod(pod);
     }
 
+    /// Whether the pod is Ready by what is known of it.
+    fn is_ready(&self, pod: &Pod) -> bool {
+        let pods = key(pod).and_then(|key| self.pools.get(&key));
+        let known = pods.and_then(|pods| pods.get(&pod.uid()?));
+        known.is_some_and(|known| is_ready(known))
+    }
+
     fn put(&mut self, mut pod: Pod) {
         let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
             return;
         };
+        if let Some((since, after @ None)) = self.starts.get_mut(&uid)
+            && is_ready(&pod)
+        {
+            *after = Some(since.elapsed());
+        }
         // Nobody asks for them, and they are half of a pod's size.
         pod.metadata.managed_fields = None;
         let pods = self.pools.entry(key).or_default();
@@ -215,6 +241,7 @@ impl Index {
                 self.pools.remove(&key);
             }
         }
+        self.starts.remove(&uid);
         self.gone.push_back(uid);
         if self.gone.len() > REMEMBERED {
             self.gone.pop_front();
@@ -224,6 +251,12 @@ impl Index {
 
 fn key(pod: &Pod) -> Option<(String, String)> {
     Some((pod.namespace()?, pod.labels().get(LABEL_POOL)?.clone()))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// The status of the worker container.
@@ -297,6 +330,29 @@ mod tests {
         assert_eq!(uids(&pods), ["a"]);
         pods.hear(Event::Apply(fresh("a", 5)));
         assert_eq!(uids(&pods), ["a"]);
+    }
+
+    #[test]
+    fn how_long_a_pod_took_is_known_of_those_that_this_process_made() {
+        let ready = |uid: &str, version| {
+            let ready = serde_json::json!({"type": "Ready", "status": "True"});
+            pod(uid, version, serde_json::json!({"conditions": [ready]}))
+        };
+        let pods = Pods::default();
+        pods.wrote(fresh("a", 5));
+        pods.hear(Event::Apply(fresh("a", 6)));
+        assert_eq!(pods.ready_after("a"), None, "not yet");
+        pods.hear(Event::Apply(ready("a", 7)));
+        let took = pods.ready_after("a");
+        assert!(took.is_some());
+        pods.hear(Event::Apply(fresh("a", 8)));
+        pods.hear(Event::Apply(ready("a", 9)));
+        assert_eq!(pods.ready_after("a"), took, "the first time counts");
+        pods.hear(Event::Apply(fresh("b", 5)));
+        pods.hear(Event::Apply(ready("b", 6)));
+        assert_eq!(pods.ready_after("b"), None, "somebody else made it");
+        pods.hear(Event::Delete(ready("a", 10)));
+        assert_eq!(pods.ready_after("a"), None, "forgotten");
     }
 
     #[test]

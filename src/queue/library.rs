@@ -18,7 +18,7 @@ const SHARED: [&str; 4] = [
 ];
 
 /// One file a verb.
-const VERBS: [&str; 20] = [
+const VERBS: [&str; 21] = [
     include_str!("lua/assign.lua"),
     include_str!("lua/cancel.lua"),
     include_str!("lua/claim.lua"),
@@ -31,6 +31,7 @@ const VERBS: [&str; 20] = [
     include_str!("lua/open.lua"),
     include_str!("lua/reap.lua"),
     include_str!("lua/reap_worker.lua"),
+    include_str!("lua/recycle.lua"),
     include_str!("lua/register.lua"),
     include_str!("lua/registration.lua"),
     include_str!("lua/release.lua"),

@@ -53,6 +53,23 @@ pub struct PoolStats {
     pub duties: Option<Duties>,
     /// Personas of the namespace, in any pool, whose requests have taken workers along.
     pub suspects: u64,
+    /// Providers of its personas that have work.
+    pub providers: Vec<ProviderStats>,
+}
+
+/// A provider as of one moment, as far as the personas of one pool ask it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderStats {
+    /// What its limits belong to: API, endpoint and credential, hashed.
+    pub key: String,
+    /// Sum over its personas of min(queued + running, maxConcurrency).
+    pub demand: u64,
+    /// Tasks of its personas that run.
+    pub running: u64,
+    /// Sum of maxConcurrency of its personas.
+    pub concurrency: u64,
+    /// How often it said 429 so far, in the whole namespace. Begins again after an hour without.
+    pub limited: u64,
 }
 
 /// A worker as of one moment.
@@ -199,6 +216,22 @@ fn pool_stats(mut reply: Reply, namespace: &str, pool: &str) -> Result<PoolStats
             .collect::<Result<_, _>>()?,
         duties: duties("stats", &reply.text()?)?,
         suspects: reply.next()?,
+        providers: reply
+            .list()?
+            .lists()?
+            .into_iter()
+            .map(provider_stats)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn provider_stats(mut reply: Reply) -> Result<ProviderStats, QueueError> {
+    Ok(ProviderStats {
+        key: reply.text()?,
+        demand: reply.next()?,
+        running: reply.next()?,
+        concurrency: reply.next()?,
+        limited: reply.next()?,
     })
 }
 

@@ -358,6 +358,23 @@ impl NamespaceQueue {
         self.fenced(&cmd).await
     }
 
+    /// Whether the worker may start afresh now: one of a pool at a time, so that the others serve
+    /// meanwhile. Its turn ends when it registers again, or after `patience`.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn may_recycle(
+        &self,
+        pool: &str,
+        worker: &str,
+        patience: Duration,
+    ) -> Result<bool, QueueError> {
+        let mut cmd = self.verb("recycle");
+        cmd.arg(&[worker, pool]).arg(millis(patience).max(1));
+        let answer: i64 = cmd.query_async(&mut self.queue.manager()).await?;
+        Ok(answer == 1)
+    }
+
     /// The worker goes: it is no capacity any more. What it still holds is handed back by reap.
     /// Draining stays until [`NamespaceQueue::forget_worker`].
     ///

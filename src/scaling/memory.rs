@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::arrivals::Arrivals;
 use super::behavior::{Changes, Highest, Lowest, Window};
+use super::limits::Limits;
 use super::need::Inputs;
 use super::peakedness::Peakedness;
 use super::reading::QueueReading;
@@ -33,6 +34,7 @@ pub struct Memory {
     service: Service,
     peakedness: Peakedness,
     lead: Option<Duration>,
+    limits: Limits,
 }
 
 /// The reading that the next one is compared with.
@@ -66,6 +68,7 @@ impl Memory {
             service: Service::default(),
             peakedness: Peakedness::default(),
             lead: None,
+            limits: Limits::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Memory {
         let tasks = queue.demand.max(queue.running);
         self.peakedness
             .count(queue.at_ms, tasks, self.service.seconds());
+        self.limits.hear(queue.at_ms, &queue.providers);
         if came || queue.demand > 0 || queue.running > 0 {
             self.busy_at = now;
         }
@@ -130,14 +134,16 @@ impl Memory {
             _ if queue.oldest_wait_ms > target.as_millis() => queue.queued,
             runnable => runnable,
         };
+        // Tasks that their provider would refuse need no worker.
+        let excess = self.limits.excess(&queue.providers);
         let lead = self.lead.unwrap_or(LEAD);
         let age = |age: &Duration| (*age).min(lead).as_secs_f64();
         let starting: f64 = queue.starting.iter().map(age).sum();
         let ahead = queue.ready_slots as f64 * lead.as_secs_f64()
             + starting * f64::from(spec.slots_per_worker);
         Inputs {
-            demand: queue.demand,
-            backlog,
+            demand: queue.demand.saturating_sub(excess),
+            backlog: backlog.saturating_sub(excess),
             running: queue.running,
             rate: self.arrivals.rate(spec.idle_timeout.as_millis()),
             recent: self.arrivals.at_least(),
@@ -147,7 +153,7 @@ impl Memory {
             ahead,
             target_wait: target.as_duration().as_secs_f64(),
             concurrency: queue.concurrency,
-            provider_limit: queue.provider_limit,
+            provider_limit: self.limits.cap(&queue.providers, queue.concurrency),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod arrivals;
 pub(crate) mod behavior;
 mod erlang;
+mod limits;
 mod memory;
 mod need;
 mod peakedness;
@@ -17,6 +18,6 @@ mod victims;
 
 pub use memory::Memory;
 pub use need::Inputs;
-pub use reading::{QUEUE, QueueReading, Reading};
+pub use reading::{ProviderReading, QUEUE, QueueReading, Reading};
 pub use size::{Cause, Decision, desired};
 pub use victims::{Candidate, victims};

@@ -41,7 +41,7 @@ pub struct Inputs {
     pub target_wait: f64,
     /// Most tasks that may run at once, by maxConcurrency.
     pub concurrency: Option<u64>,
-    /// Most tasks that its providers answer at once.
+    /// Most tasks that may run at once, where a provider has said that more is too much.
     pub provider_limit: Option<u64>,
 }
 
@@ -205,6 +205,10 @@ impl fmt::Display for Sentence<'_> {
             self.queued,
             Figure(*rate)
         )?;
+        let limit = self.inputs.provider_limit;
+        let limit = limit.map_or_else(String::new, |limit| {
+            format!(", its providers bear {limit} at once")
+        });
         if recent > rate {
             write!(f, " (now {})", Figure(*recent))?;
         }
@@ -213,7 +217,7 @@ impl fmt::Display for Sentence<'_> {
         }
         write!(
             f,
-            ", S {} s, lead {} s, {} slots, target wait {}: {} {} {}",
+            ", S {} s, lead {} s, {} slots, target wait {}{limit}: {} {} {}",
             Figure(*service),
             Figure(*lead),
             self.slots_per_worker,

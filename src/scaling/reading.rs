@@ -64,12 +64,27 @@ pub struct QueueReading {
     pub service_sum_ms: u64,
     /// Sum of maxConcurrency of its personas, with work or without.
     pub concurrency: Option<u64>,
-    /// Most tasks that its providers answer at once, as far as they said so.
-    pub provider_limit: Option<u64>,
+    /// Providers of its personas that have work.
+    pub providers: Vec<ProviderReading>,
     /// Slots of workers that take tasks.
     pub ready_slots: u64,
     /// For each worker that starts, the time since its creation.
     pub starting: Vec<Duration>,
     /// From the creation of a worker until it is ready, as measured; none = not yet.
     pub lead: Option<Duration>,
+}
+
+/// A provider as of one moment, as far as the personas of one pool ask it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProviderReading {
+    /// Which.
+    pub key: String,
+    /// Its share of the pool's demand.
+    pub demand: u64,
+    /// Tasks of its personas that run.
+    pub running: u64,
+    /// Sum of maxConcurrency of its personas.
+    pub concurrency: u64,
+    /// How often it has said that it was too much (429).
+    pub limited: u64,
 }

@@ -115,7 +115,7 @@ impl Prepared {
         let mut loops = Loops::start(&self);
         let why = tokio::select! {
             () = stop.cancelled() => Ended::Stopped,
-            reason = recycle::due(context, options.recycle_limits()) => Ended::Recycle(reason),
+            reason = recycles(context, &options) => Ended::Recycle(reason),
             error = loops.failed() => return Err(error),
         };
         if let Ended::Recycle(reason) = why {
@@ -175,6 +175,15 @@ impl Prepared {
         tracing::info!("shutdown 5 of 5: exiting");
         Ok(Ended::Stopped)
     }
+}
+
+/// Waits until it is time to start afresh, and this worker's turn.
+async fn recycles(context: &Context, options: &Options) -> recycle::Reason {
+    let reason = recycle::due(context, options.recycle_limits()).await;
+    // What runs may take that long to end.
+    let patience = Duration::from(options.drain_timeout) + GIVE_BACK;
+    recycle::turn(context, patience).await;
+    reason
 }
 
 /// Waits until nothing is taken any more and nothing runs.

@@ -11,6 +11,8 @@ use super::Context;
 
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Longest pause between two questions for a turn.
+const TURN: Duration = Duration::from_millis(500);
 /// Environment variable that carries [`Recycles`] over.
 const CARRIED: &str = "PERSONA_RECYCLES";
 
@@ -101,6 +103,24 @@ pub async fn due(context: &Context, limits: Limits) -> Reason {
             // The sender is in the roster, which lives as long as the context.
             _ = tasks.changed() => {}
         }
+    }
+}
+
+/// Waits for its turn: of a pool's workers one at a time starts afresh, and the others serve meanwhile.
+/// `patience` is how long the others may have to wait, if this one never comes back.
+pub async fn turn(context: &Context, patience: Duration) {
+    loop {
+        let queue = context.link.queue();
+        let result = queue
+            .may_recycle(&context.pool, &context.worker, patience)
+            .await;
+        context.link.note(&result);
+        match result {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "cannot ask for a turn to start afresh yet"),
+        }
+        tokio::time::sleep(TURN.mul_f64(rand::random_range(0.5..1.0))).await;
     }
 }
 

@@ -25,6 +25,7 @@ async fn route(
 ) -> Result<()> {
     let answer = queue
         .route(&Route {
+            needs: "",
             persona: name,
             uid,
             target,

@@ -21,6 +21,7 @@ mod order;
 mod output;
 mod property;
 mod quarantine;
+mod recycling;
 mod registration;
 mod removal;
 mod results;

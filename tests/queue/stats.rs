@@ -179,3 +179,38 @@ async fn a_persona_and_an_unknown_pool_have_numbers_too() {
     assert_eq!((unknown.demand, unknown.arrived), (0, 0));
     assert!(q.queue.stats(&[]).await.expect("stats").is_empty());
 }
+
+#[tokio::test]
+async fn refusals_are_counted_for_each_provider_in_all_pools() {
+    let q = fixture().await;
+    q.open(&["pool", "other"]).await;
+    let (a, b) = ("http://a.test/v1", "http://b.test/v1");
+    q.route(&persona("p").concurrency(5).endpoint(a)).await;
+    q.route(&persona("q").concurrency(7).endpoint(b)).await;
+    q.route(&persona("e").concurrency(2).endpoint(a).pool("other"))
+        .await;
+    q.enqueue_all("p", numbered("p", 3)).await;
+    q.enqueue_all("q", numbered("q", 1)).await;
+    q.enqueue_all("e", numbered("e", 1)).await;
+    let w = q.worker("w", "pool", 3).await;
+    let mut refused = 0;
+    for taken in w.take(3).await {
+        if taken.persona == "p" {
+            let wait = Duration::from_millis(60);
+            w.release(&taken, ReleaseReason::RateLimited, wait).await;
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+    let mut seen = q.stats("pool").await.providers;
+    seen.sort_by_key(|provider| provider.concurrency);
+    let [limited, other] = seen.as_slice() else {
+        panic!("{seen:?}");
+    };
+    assert_eq!((limited.concurrency, other.concurrency), (5, 7));
+    assert_eq!((limited.limited, other.limited), (refused, 0));
+    assert_eq!((limited.running, other.running), (0, 1));
+    let elsewhere = q.stats("other").await.providers;
+    assert_eq!(elsewhere[0].key, limited.key);
+    assert_eq!(elsewhere[0].limited, refused);
+}

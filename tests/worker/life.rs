@@ -246,6 +246,9 @@ async fn age_and_memory_are_reasons_to_start_afresh_too() {
         worker.ended().await.expect("ends"),
         Ended::Recycle(Reason::Age)
     );
+    // In another pool: here it would wait until the first is back.
+    let fixture = Fixture::new().await;
+    fixture.persona("helper", model.base_url()).await;
     let mut options = fixture.options("b");
     options.recycle_at_memory = "1Mi".parse().expect("a size");
     let worker = fixture.worker_with(options).await;

@@ -24,12 +24,16 @@ use super::context::{is_paused, now};
 use super::{Context, Error, metrics};
 use crate::api::condition::{READY, Verdict, merge};
 use crate::api::{WorkerPool, WorkerPoolStatus};
-use crate::scaling::QUEUE;
+use crate::scaling::{self, QUEUE};
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
 /// Until metrics from elsewhere have been asked for once.
 const SOON: Duration = Duration::from_secs(1);
+/// No pool gets smaller by numbers that are older: the queue may be gone since.
+const FRESH: Duration = Duration::from_secs(1);
+/// Until a look that was asked for has had its time.
+const LOOK: Duration = Duration::from_millis(50);
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -60,9 +64,15 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         return Ok(Action::requeue(SOON));
     }
     let observed = observe::observe(cx, pool, now());
+    if shrinks_by_old_numbers(cx, &observed, memory) {
+        let pool = &observed.pool;
+        let namespace = pool.namespace().unwrap_or_default();
+        cx.observer.look(&namespace, &pool.name_any());
+        return Ok(Action::requeue(LOOK));
+    }
     let plan = plan::plan(&observed, memory);
-    if observed.stats.is_ok() && !plan.decision.blind.is_empty() {
-        // The next reading of a queue that counts anew is a fresh one.
+    if !plan.decision.blind.is_empty() {
+        // The next reading is the first one after an outage, or a fresh one of a queue that counts anew.
         cx.observer.look(
             &observed.pool.namespace().unwrap_or_default(),
             &observed.pool.name_any(),
@@ -87,6 +97,21 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         disruption.again_at,
     ];
     Ok(requeue(times.into_iter().flatten().min(), now()))
+}
+
+/// Idle pools are looked at seldom. Before one of them shrinks, the queue has to say once more that it
+/// may: one that hangs or is gone says nothing.
+fn shrinks_by_old_numbers(cx: &Context, o: &Observed, memory: &Memory) -> bool {
+    let (namespace, pool) = (o.pool.namespace().unwrap_or_default(), o.pool.name_any());
+    let follows = o.pool.spec.replicas.is_none() && template::follows_queue(&o.pool);
+    let age = cx.observer.age(&namespace, &pool);
+    let Some(before) = memory.size.as_ref().map(scaling::Memory::size) else {
+        return false;
+    };
+    follows
+        && o.stats.is_ok()
+        && age.is_some_and(|age| age > FRESH)
+        && plan::plan(o, &mut memory.clone()).decision.size < before
 }
 
 /// Writes the status if that is due; otherwise answers when it will be.
@@ -186,9 +211,13 @@ fn sizing(m: &metrics::Metrics, labels: &[&str; 2], plan: &plan::Plan) {
     };
     m.arrival_rate.with_label_values(labels).set(inputs.rate);
     m.service.with_label_values(labels).set(inputs.service);
-    if let Some(limit) = inputs.provider_limit {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        m.provider_limit.with_label_values(labels).set(limit);
+    match inputs.provider_limit {
+        Some(limit) => {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            m.provider_limit.with_label_values(labels).set(limit);
+        }
+        // No provider complains, and most pools never had such a series.
+        None => drop(m.provider_limit.remove_label_values(labels)),
     }
 }
 

@@ -120,7 +120,12 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
             .pods
             .of(&namespace, &name)
             .iter()
-            .map(|pod| view(pod, |node| cx.nodes.is_going(node)))
+            .map(|pod| {
+                let mut view = view(pod, |node| cx.nodes.is_going(node));
+                let measured = cx.pods.ready_after(&view.uid);
+                view.ready_after = view.ready_after.map(|coarse| measured.unwrap_or(coarse));
+                view
+            })
             .collect(),
         largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),

@@ -12,8 +12,8 @@ use super::disruption;
 use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
-use crate::queue::stats::{PoolStats, WorkerStats};
-use crate::scaling::{self, Candidate, Decision, QueueReading, Reading, victims};
+use crate::queue::stats::{PoolStats, ProviderStats, WorkerStats};
+use crate::scaling::{self, Candidate, Decision, ProviderReading, QueueReading, Reading, victims};
 
 /// First and longest pause before a pod that failed is replaced, and after a refused creation.
 const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
@@ -287,11 +287,21 @@ fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
         completed: stats.completed,
         service_sum_ms: stats.service_sum_ms,
         concurrency: o.concurrency.map(|most| most.max(stats.concurrency)),
-        provider_limit: None,
+        providers: stats.providers.iter().map(provider).collect(),
         ready_slots: ready.saturating_mul(o.pool.spec.slots_per_worker.into()),
         starting: starting.iter().filter_map(age).collect(),
         lead: lead(&o.pods),
     })
+}
+
+fn provider(stats: &ProviderStats) -> ProviderReading {
+    ProviderReading {
+        key: stats.key.clone(),
+        demand: stats.demand,
+        running: stats.running,
+        concurrency: stats.concurrency,
+        limited: stats.limited,
+    }
 }
 
 /// The usual time from the creation of a pod until it is ready: the median, because a pod that was

@@ -11,6 +11,8 @@ local function register_worker(ns, a)
   end
   note_worker(ns, a, now)
   call('HSET', ns .. 'w:' .. worker, 'active_at', now)
+  local recycling = ns .. 'recycling:' .. a[3]
+  if call('HGET', recycling, 'worker') == worker then call('DEL', recycling) end
   return { 'ok', #report }
 end
 

@@ -4,6 +4,9 @@
 local function hold_off(ns, id, p, until_ms, now)
   p.not_before = math.max(p.not_before, until_ms)
   if p.provider == '' then return end
+  -- For autoscaling, which finds out how many requests at once the provider bears.
+  call('HINCRBY', ns .. 'limited', p.provider, 1)
+  call('PEXPIRE', ns .. 'limited', 3600000)
   local book = ns .. 'backoff'
   if until_ms <= tonumber(call('HGET', book, p.provider) or 0) + 50 then return end
   call('HSET', book, p.provider, until_ms)

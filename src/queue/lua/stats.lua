@@ -22,10 +22,14 @@ local function add_persona(ns, id, s, now)
     save_persona(ns, id, p)
   end
   s.queued, s.running = s.queued + queued, s.running + running
+  local provider = s.providers[p.provider] or { demand = 0, running = 0, concurrency = 0 }
+  s.providers[p.provider] = provider
+  provider.running, provider.concurrency = provider.running + running, provider.concurrency + p.concurrency
   if queued + running > 0 and p.suspended == 0 and p.not_before <= now then
     local demand = math.min(queued + running, p.concurrency)
     s.demand, s.concurrency = s.demand + demand, s.concurrency + p.concurrency
     s.lanes[p.lane] = (s.lanes[p.lane] or 0) + demand
+    provider.demand = provider.demand + demand
     if queued > 0 and running < p.concurrency then
       s.runnable = s.runnable + math.min(queued, p.concurrency - running)
       s.oldest = math.max(s.oldest, oldest_wait(ns .. 'q:' .. id, now))
@@ -48,10 +52,20 @@ local function workers_of(ns, pool)
   return list
 end
 
+-- Providers of the pool's active personas, with how often each has said that it was too much.
+local function providers_of(ns, providers)
+  local list = {}
+  for key, p in pairs(providers) do
+    list[#list + 1] = { key, p.demand, p.running, p.concurrency, call('HGET', ns .. 'limited', key) or '0' }
+  end
+  return list
+end
+
 -- args: pool
 local function stats(ns, a)
   local pool, now = a[1], clock_ms()
-  local s = { pool = pool, demand = 0, concurrency = 0, queued = 0, running = 0, runnable = 0, oldest = 0, lanes = {} }
+  local s = { pool = pool, demand = 0, concurrency = 0, queued = 0, running = 0, runnable = 0, oldest = 0, lanes = {},
+    providers = {} }
   for _, id in ipairs(call('SMEMBERS', ns .. 'active:' .. pool)) do
     if not add_persona(ns, id, s, now) then call('SREM', ns .. 'active:' .. pool, id) end
   end
@@ -64,7 +78,7 @@ local function stats(ns, a)
   return { h[1] == 'open' and 1 or 0, call('GET', ns .. 'epoch') or '', now, s.demand, lanes,
     call('SCARD', ns .. 'members:' .. pool), s.concurrency, s.queued, s.runnable, s.running, s.oldest,
     h[2] or '0', h[3] or '0', h[4] or '0', h[5] or '0', workers_of(ns, pool), h[6] or '',
-    call('ZCARD', ns .. 'quarantine') }
+    call('ZCARD', ns .. 'quarantine'), providers_of(ns, s.providers) }
 end
 
 register('stats', stats, { 'allow-oom' })
