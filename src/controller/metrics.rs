@@ -54,6 +54,8 @@ pub struct Metrics {
     pub leader: IntGauge,
 }
 
+/// Kinds of metrics that a pool can follow: label `source`.
+pub const SOURCES: [&str; 3] = ["queue", "prometheus", "rabbitmq"];
 /// States of a worker in `persona_pool_workers`.
 pub const STATES: [&str; 5] = ["starting", "idle", "busy", "draining", "failed"];
 
@@ -191,7 +193,6 @@ impl Metrics {
             self.utilization.remove_label_values(&labels),
             self.arrival_rate.remove_label_values(&labels),
             self.service.remove_label_values(&labels),
-            self.blind.remove_label_values(&[namespace, pool, "queue"]),
         ];
         let states =
             STATES.map(|state| self.workers.remove_label_values(&[namespace, pool, state]));
@@ -200,6 +201,11 @@ impl Metrics {
             tracing::debug!(namespace, pool, failed, "the pool had not all series");
         }
         self.provider_limit.remove_label_values(&labels).ok();
+        for source in SOURCES {
+            self.blind
+                .remove_label_values(&[namespace, pool, source])
+                .ok();
+        }
         for direction in ["up", "down"] {
             for reason in ["pinned", "demand", "idle", "bounds", "blind"] {
                 self.scales

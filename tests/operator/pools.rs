@@ -4,6 +4,7 @@ use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use persona_operator::api::{Persona, Sizing, WorkerPool};
@@ -101,6 +102,39 @@ async fn an_empty_pool_is_woken_by_its_first_request() -> Result<()> {
     assert_eq!(operator.answer("helper").await?, "awake");
     operator.until("mine", "empty again", replicas(0)).await?;
     assert_eq!(operator.answer("helper").await?, "awake");
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone() -> Result<()> {
+    let operator = Operator::start("budget").await?;
+    let theirs = json!({
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "mine"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "theirs"}}},
+    });
+    let theirs: PodDisruptionBudget = operator.create(theirs).await?;
+    for replicas in [1, 2] {
+        let spec = json!({"minReplicas": replicas});
+        match replicas {
+            1 => drop(pool(&operator, "mine", spec).await?),
+            _ => drop(operator.patch::<WorkerPool>("mine", spec).await?),
+        }
+        operator
+            .until("mine", "as large as asked", |pool: Option<&WorkerPool>| {
+                let status = pool.and_then(|pool| pool.status.as_ref());
+                status.is_some_and(|status| status.ready_replicas == replicas)
+            })
+            .await?;
+    }
+    // Its own would have been written by the visit after.
+    let labels = format!("{{namespace=\"{}\",pool=\"mine\"}}", operator.namespace);
+    let series = format!("persona_pool_desired_replicas{labels}");
+    assert_eq!(operator.metric(&series).await?, Some(2.0));
+    let found = operator.all::<PodDisruptionBudget>().get("mine").await?;
+    assert_eq!(found.metadata.uid, theirs.metadata.uid);
+    assert_eq!(found.spec, theirs.spec);
     operator.stop().await
 }
 

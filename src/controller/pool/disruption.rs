@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
@@ -126,9 +126,23 @@ async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<(),
     let namespace = pool.namespace().unwrap_or_default();
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(cx.client.clone(), &namespace);
     let name = pool.name_any();
+    let found = budgets.get_opt(&name).await?;
+    if let Some(theirs) = found.as_ref().filter(|found| !is_of(found, pool)) {
+        tracing::warn!(
+            namespace,
+            budget = theirs.name_any(),
+            "a PodDisruptionBudget of somebody else has the pool's name and is left alone: the pool has no budget"
+        );
+        return Ok(());
+    }
     if least == 0 {
-        return match budgets.delete(&name, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        let Some(ours) = found else { return Ok(()) };
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: ours.uid(),
+            resource_version: None,
+        });
+        return match budgets.delete(&name, &params).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             other => other.map(drop),
         };
     }
@@ -138,6 +152,11 @@ async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<(),
         .patch(&name, &params, &Patch::Apply(&budget))
         .await
         .map(drop)
+}
+
+fn is_of(budget: &PodDisruptionBudget, pool: &WorkerPool) -> bool {
+    let mut owners = budget.owner_references().iter();
+    owners.any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
 }
 
 fn budget(pool: &WorkerPool, least: u32) -> PodDisruptionBudget {

@@ -24,7 +24,7 @@ use super::context::{is_paused, now};
 use super::{Context, Error, metrics};
 use crate::api::condition::{READY, Verdict, merge};
 use crate::api::{WorkerPool, WorkerPoolStatus};
-use crate::scaling::{self, QUEUE};
+use crate::scaling::{self, QUEUE, Reading};
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
@@ -179,10 +179,11 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
         let wait = Duration::from_millis(stats.oldest_wait_ms).as_secs_f64();
         m.oldest_wait.with_label_values(&labels).set(wait);
     }
-    let mut blind = plan.decision.blind.iter();
-    m.blind
-        .with_label_values(&[labels[0], labels[1], "queue"])
-        .set(i64::from(blind.any(|(source, _)| source == QUEUE)));
+    for (source, is_blind) in sources(o, plan) {
+        m.blind
+            .with_label_values(&[labels[0], labels[1], source])
+            .set(i64::from(is_blind));
+    }
     sizing(m, &labels, plan);
     set(&m.slots, counts.slots);
     set(&m.desired, u64::from(plan.decision.size));
@@ -202,6 +203,31 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
             .with_label_values(&[labels[0], labels[1], state])
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
+}
+
+/// The kinds of metrics that the pool follows, and whether one of each kind gives no numbers.
+fn sources<'a>(
+    o: &'a Observed,
+    plan: &'a plan::Plan,
+) -> impl Iterator<Item = (&'static str, bool)> + 'a {
+    let external = o.external.iter().filter_map(|reading| match reading {
+        Reading::External { name, .. } | Reading::Failed { name, .. } => Some(name.as_str()),
+        Reading::Queue(_) => None,
+    });
+    let queue = template::follows_queue(&o.pool).then_some(QUEUE);
+    let names: Vec<&str> = external.chain(queue).collect();
+    metrics::SOURCES.into_iter().filter_map(move |source| {
+        // A name goes on with what is asked.
+        let is = |name: &str| {
+            let kind = name.split(' ').next().unwrap_or_default();
+            kind.eq_ignore_ascii_case(source)
+        };
+        let is_blind = plan.decision.blind.iter().any(|(name, _)| is(name));
+        names
+            .iter()
+            .any(|name| is(name))
+            .then_some((source, is_blind))
+    })
 }
 
 /// What the size was computed from.

@@ -46,7 +46,6 @@ pub fn count(o: &Observed, memory: &Memory) -> Counts {
     };
     for pod in &o.pods {
         let running = worker(pod).map_or(0, |worker| worker.running);
-        counts.busy_slots += u64::from(running);
         if pod.failed.is_some() {
             counts.failed += 1;
         } else if pod.deleting || memory.draining.contains_key(&pod.uid) {
@@ -56,6 +55,7 @@ pub fn count(o: &Observed, memory: &Memory) -> Counts {
         } else {
             counts.ready += 1;
             counts.slots += u64::from(o.pool.spec.slots_per_worker);
+            counts.busy_slots += u64::from(running);
             if running > 0 {
                 counts.busy += 1;
             } else {
