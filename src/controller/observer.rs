@@ -154,14 +154,13 @@ pub fn served(stats: &PoolStats) -> BTreeSet<&str> {
 }
 
 /// What the model servers hold or could not load, of the workers that have something to tell.
-fn held(stats: &PoolStats) -> Vec<(&str, &[String], &[(String, String)])> {
+fn held(stats: &PoolStats) -> impl PartialEq + '_ {
     let workers = stats
         .workers
         .iter()
         .filter(|w| !(w.loaded.is_empty() && w.load_failures.is_empty()));
-    workers
-        .map(|w| (w.uid.as_str(), &w.loaded[..], &w.load_failures[..]))
-        .collect()
+    let told = workers.map(|w| (w.uid.as_str(), &w.loaded, &w.load_failures));
+    told.collect::<Vec<_>>()
 }
 
 /// What a reconciler decides on; neither clocks nor counters.

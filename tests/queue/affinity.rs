@@ -1,6 +1,6 @@
 //! What the workers' model servers hold, and what personas need of them.
 
-use crate::support::{fixture, numbered, persona};
+use crate::support::{fixture, numbered, persona, personas};
 
 fn texts(items: &[(&str, &str)]) -> Vec<(String, String)> {
     let texts = items.iter().map(|(a, b)| ((*a).into(), (*b).into()));
@@ -193,4 +193,19 @@ async fn what_is_loaded_does_not_change_the_shares_in_the_long_run() {
     }
     // 150 to 50 by weight, and the eight that what is loaded may be ahead by.
     assert!((48..=60).contains(&served[1]), "{served:?}");
+}
+
+#[tokio::test]
+async fn who_was_put_off_catches_up_where_nothing_is_preferred() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    for name in ["a", "b"] {
+        let needs = format!("adapter/{name}");
+        q.route(&persona(name).needs(&needs).concurrency(64)).await;
+        q.enqueue_all(name, numbered(name, 32)).await;
+    }
+    let w = q.worker("w", "pool", 32).await.loaded(&["adapter/b"]);
+    assert_eq!(personas(&w.take(8).await), ["b"; 8]);
+    let blind = q.worker("blind", "pool", 32).await;
+    assert_eq!(personas(&blind.take(8).await), ["a"; 8]);
 }
