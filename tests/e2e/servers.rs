@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use persona_operator::api::{Persona, WorkerPool};
 use serde_json::json;
-use testbed::image::{LLAMA, LLAMA_WEIGHTS};
+use testbed::image::{LLAMA, LLAMA_ADAPTERS, LLAMA_WEIGHTS};
 
 use crate::harness::{Stage, eventually, manifest};
 
@@ -65,5 +65,61 @@ async fn a_model_beside_its_worker_answers_and_a_crash_is_seen_and_mended() -> R
     let same = pods.iter().find(|p| p.uid() == pod.uid());
     let restarts = same.and_then(server).map(|status| status.restart_count);
     assert_eq!(restarts, Some(1), "the worker's pod lives on");
+    stage.leave().await
+}
+
+/// Two personas of one model, each with an adapter of its own, and one without: one pool, one server.
+#[tokio::test]
+async fn personas_with_adapters_share_a_model_server_and_answer_each_in_its_own_way() -> Result<()>
+{
+    let Some(stage) = Stage::enter("adapters").await? else {
+        return Ok(());
+    };
+    stage.node.import_llama().await?;
+    // With one worker at a time, so that the answers are of the same.
+    let pool = json!({"minReplicas": 1, "maxReplicas": 1});
+    stage
+        .create::<WorkerPool>(manifest("WorkerPool", "letters", pool))
+        .await?;
+    let [one, two] = LLAMA_ADAPTERS;
+    for (name, source) in [("plain", None), ("one", Some(one)), ("two", Some(two))] {
+        let mut spec = json!({
+            "model": {
+                "provider": "OpenAICompatible",
+                "name": LLAMA_WEIGHTS,
+                "server": {"kind": "LlamaCpp", "image": LLAMA},
+                "requirements": {"contextTokens": 512},
+            },
+            "poolRef": {"name": "letters"},
+            "timeout": "60s",
+            "generation": {"maxTokens": 8, "temperature": 0.0},
+        });
+        if let Some(source) = source {
+            spec["adapter"] = json!({"name": name, "source": source});
+        }
+        stage
+            .create::<Persona>(manifest("Persona", name, spec))
+            .await?;
+    }
+    for name in ["one", "two"] {
+        let loaded = |found: Option<&Persona>| {
+            found.is_some_and(|persona| {
+                let conditions = persona.status.iter().flat_map(|s| &s.conditions);
+                let mut adapter = conditions.filter(|c| c.type_ == "AdapterLoaded");
+                adapter.any(|c| c.status == "True" && c.reason == "Loaded")
+            })
+        };
+        stage.until::<Persona>(name, "loaded", loaded).await?;
+    }
+    let mut texts = Vec::new();
+    for name in ["plain", "one", "two"] {
+        stage.wait_ready(&format!("persona/{name}")).await?;
+        texts.push(stage.answer(name).await?);
+    }
+    let mut different = texts.clone();
+    different.sort();
+    different.dedup();
+    assert_eq!(different.len(), 3, "{texts:?}");
+    assert_eq!(stage.workers().await?.len(), 1);
     stage.leave().await
 }
