@@ -110,3 +110,17 @@ fn redis_image_brings_every_library_it_loads() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn llama_image_brings_weights_and_adapters() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tar = folder.path().join("llama.tar");
+    image::llama(&tar)?;
+    let (config, files) = open(&tar)?;
+    assert_eq!(config["config"]["Entrypoint"][0], "/llama-server");
+    for path in [&[image::LLAMA_WEIGHTS][..], &image::LLAMA_ADAPTERS].concat() {
+        let file = files.get(path.trim_start_matches('/')).context(path)?;
+        assert!(file.starts_with(b"GGUF"), "{path}");
+    }
+    Ok(())
+}
