@@ -37,10 +37,7 @@ pub async fn run(idle: usize) -> Result<()> {
     pools(&operator, "idle", idle, 0).await?;
     sleep(SETTLE).await;
     let cost = Cost::of(&operator, SPAN).await?;
-    println!(
-        "{idle} idle pools, each with a persona: {}",
-        cost.text(idle)
-    );
+    println!("{idle} idle pools: {}", cost.text(idle));
     operator.stop().await?;
 
     let operator = Operator::start_in(&cluster, "steady", &settings).await?;
@@ -50,9 +47,8 @@ pub async fn run(idle: usize) -> Result<()> {
     let stop = CancellationToken::new();
     for number in 0..LOADED {
         let name = format!("steady-{number}");
-        operator.ready::<WorkerPool>(&name).await?;
-        operator.ready::<Persona>(&name).await?;
         workers.push(StandIns::play(queue.clone(), operator.all(), &name, 2).await?);
+        operator.ready::<Persona>(&name).await?;
         tokio::spawn(load(queue.clone(), name, stop.clone()));
     }
     sleep(SETTLE).await;
@@ -70,7 +66,7 @@ pub async fn run(idle: usize) -> Result<()> {
     cluster.stop().await
 }
 
-/// Pools with a persona each.
+/// Pools, each with a persona where it has workers: an empty one keeps a worker for somebody who enters.
 async fn pools(operator: &Operator, stem: &str, count: usize, least: u32) -> Result<()> {
     let make = |number: usize| async move {
         let name = format!("{stem}-{number}");
@@ -84,16 +80,21 @@ async fn pools(operator: &Operator, stem: &str, count: usize, least: u32) -> Res
                 }},
             }))
             .await?;
-        let home = json!({"poolRef": {"name": name}});
-        operator
-            .persona(&name, "http://127.0.0.1:9/v1", home)
-            .await?;
+        if least > 0 {
+            let home = json!({"poolRef": {"name": name}});
+            operator
+                .persona(&name, "http://127.0.0.1:9/v1", home)
+                .await?;
+        }
         anyhow::Ok(())
     };
     let making = stream::iter((0..count).map(make)).buffer_unordered(16);
     making.try_collect::<Vec<()>>().await?;
-    let last = format!("{stem}-{}", count - 1);
-    operator.ready::<Persona>(&last).await?;
+    for number in 0..count {
+        operator
+            .ready::<WorkerPool>(&format!("{stem}-{number}"))
+            .await?;
+    }
     Ok(())
 }
 

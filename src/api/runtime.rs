@@ -61,6 +61,16 @@ pub fn adapter_item(name: &str) -> String {
     format!("adapter/{name}")
 }
 
+/// What a worker says that Ollama has in memory, for a model of this name.
+pub fn model_item(name: &str) -> String {
+    if name.contains(':') {
+        format!("model/{name}")
+    } else {
+        // The tag that Ollama means by none.
+        format!("model/{name}:latest")
+    }
+}
+
 /// The lane of a persona that needs no credential.
 pub const PLAIN_LANE: &str = "-";
 

@@ -199,11 +199,19 @@ impl Attempt<'_> {
             credential,
             timeout,
         });
-        self.read(stream).await
+        self.read(config, stream).await
     }
 
-    async fn read(&mut self, mut stream: ReplyStream) -> Result<End, ProviderError> {
+    async fn read(
+        &mut self,
+        config: &PersonaConfig,
+        mut stream: ReplyStream,
+    ) -> Result<End, ProviderError> {
         while let Some(event) = stream.next().await {
+            if !self.first_token {
+                // A server that swaps models has this one now.
+                self.context.adapters.answers(config);
+            }
             match event? {
                 Event::Delta(delta) => self.piece(delta).await,
                 Event::End(end) => return Ok(end),

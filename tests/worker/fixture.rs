@@ -110,20 +110,39 @@ impl Fixture {
         lane: &str,
         config: &PersonaConfig,
     ) {
+        self.publish(name, uid, pool, lane, "", config).await;
+    }
+
+    /// A persona in the pool that a worker serves best when its model server holds this.
+    pub async fn route_needs(&self, name: &str, needs: &str, config: &PersonaConfig) {
+        let uid = format!("uid-{name}");
+        self.publish(name, &uid, POOL, PLAIN_LANE, needs, config)
+            .await;
+    }
+
+    async fn publish(
+        &self,
+        persona: &str,
+        uid: &str,
+        pool: &str,
+        lane: &str,
+        needs: &str,
+        config: &PersonaConfig,
+    ) {
         let limits = QueueLimits {
             max_concurrency: 8,
             ..QueueLimits::default()
         };
         let route = Route {
-            persona: name,
+            persona,
             uid,
             target: Target::Pool(pool),
             lane,
+            needs,
             epoch: 1,
             config,
             limits: &limits,
             suspended: false,
-            needs: "",
         };
         let answer = self.queue.route(&route).await.expect("routes");
         assert!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");

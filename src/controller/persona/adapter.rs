@@ -1,7 +1,7 @@
 //! Whether a persona's adapter is loaded, as the workers of its pool say. Pure.
 
 use crate::api::condition::{ADAPTER_LOADED, Verdict};
-use crate::api::runtime::adapter_item;
+use crate::api::runtime::{adapter_item, model_item};
 use crate::api::{ModelServerKind, Persona};
 use crate::controller::pool::server::path;
 use crate::queue::stats::PoolStats;
@@ -47,6 +47,7 @@ fn item(persona: &Persona) -> Option<String> {
 pub fn needs(persona: &Persona) -> String {
     match persona.spec.model.served_by() {
         Some(ModelServerKind::Vllm) => item(persona).unwrap_or_default(),
+        Some(ModelServerKind::Ollama) => model_item(&persona.spec.model.name),
         _ => String::new(),
     }
 }
@@ -164,6 +165,9 @@ mod tests {
             "all workers of its pool are started with it"
         );
         assert_eq!(needs(&beside("vLLM")), "adapter/law");
+        let ollama = |name| persona(json!({"provider": "Ollama", "name": name}));
+        assert_eq!(needs(&ollama("llama3.2:1b")), "model/llama3.2:1b");
+        assert_eq!(needs(&ollama("mistral")), "model/mistral:latest");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! LoRA adapters on the model server beside the worker.
+//! What the model server beside the worker holds: LoRA adapters, and Ollama's models.
 //!
 //! - vLLM loads and unloads them while it runs: `table` says which one goes, and never one in use
 //! - llama.cpp has those that it was started with, and mixes them by a scale each, a request at a time
+//! - Ollama swaps models by itself, and is asked which it has when one begins to answer
 //! - a server elsewhere, at an endpoint of the persona's, serves an adapter under its name
 //!
 //! What a server holds is reported with the heartbeat.
@@ -10,7 +11,7 @@ mod server;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -19,15 +20,19 @@ use self::server::Server;
 use self::table::{Evicted, Step, Table};
 use super::BACKOFF;
 use super::metrics::AdapterMetrics;
-use crate::api::runtime::{PersonaConfig, adapter_item};
+use crate::api::runtime::{PersonaConfig, adapter_item, model_item};
 use crate::api::{Adapter, ModelServerKind};
 use crate::provider::{ProviderError, Selection};
 use crate::queue::listen::pause;
 
+/// Least time between two questions to Ollama.
+const BREATH: Duration = Duration::from_millis(100);
+
 /// What the server beside the worker holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// `adapter/<name>` each, in order; of llama.cpp, which knows no names, `adapter/<path>`.
+    /// `adapter/<name>` each, in order; of llama.cpp, which knows no names, `adapter/<path>`; of Ollama
+    /// `model/<name>`.
     pub loaded: Vec<String>,
     /// Those that could not be loaded: `adapter/<name>`, and the server's words.
     pub failures: Vec<(String, String)>,
@@ -41,6 +46,8 @@ pub struct Adapters {
     /// llama.cpp's adapters, once it was asked: id and path.
     fixed: Mutex<Option<Arc<[server::Fixed]>>>,
     changed: Notify,
+    /// Ollama has begun to answer.
+    used: Notify,
     report: watch::Sender<Report>,
     metrics: AdapterMetrics,
 }
@@ -74,6 +81,7 @@ impl Adapters {
             table: Mutex::new(Table::new(limit)),
             fixed: Mutex::default(),
             changed: Notify::new(),
+            used: Notify::new(),
             report: watch::Sender::default(),
             metrics,
         }
@@ -87,11 +95,8 @@ impl Adapters {
     /// What tasks are better taken with here than by other workers: none where all servers of the pool
     /// hold the same.
     pub fn preferred(&self) -> Vec<String> {
-        let swaps = self
-            .server
-            .as_ref()
-            .is_some_and(|server| !server.is_fixed());
-        if swaps {
+        let kind = self.server.as_ref().map(Server::kind);
+        if kind.is_some_and(|kind| kind != ModelServerKind::LlamaCpp) {
             self.report.borrow().loaded.clone()
         } else {
             Vec::new()
@@ -103,10 +108,10 @@ impl Adapters {
         let Some(server) = &self.server else { return };
         let mut failures = 0;
         loop {
-            let asked = if server.is_fixed() {
-                self.fixed(server).await.map(drop)
-            } else {
-                self.find(server).await
+            let asked = match server.kind() {
+                ModelServerKind::LlamaCpp => self.fixed(server).await.map(drop),
+                ModelServerKind::Vllm => self.find(server).await,
+                ModelServerKind::Ollama => self.find_models(server).await,
             };
             match asked {
                 Ok(()) => return,
@@ -129,7 +134,7 @@ impl Adapters {
         let beside = self.server.as_ref();
         let beside = beside.filter(|server| config.endpoint.as_deref() == Some(server.url()));
         match (beside, &config.adapter) {
-            (Some(server), adapter) if server.is_fixed() => {
+            (Some(server), adapter) if server.kind() == ModelServerKind::LlamaCpp => {
                 let fixed = self.fixed(server).await?;
                 Ok((scales(&fixed, adapter.as_ref())?, None))
             }
@@ -145,7 +150,8 @@ impl Adapters {
     /// A call ended with this error: the server may have lost what it held. True when it only lacks the
     /// persona's adapter, which is loaded again for another try.
     pub fn hear(&self, config: &PersonaConfig, error: &ProviderError) -> bool {
-        let server = self.server.as_ref().filter(|server| !server.is_fixed());
+        let server = self.server.as_ref();
+        let server = server.filter(|server| server.kind() == ModelServerKind::Vllm);
         if server.is_none_or(|server| config.endpoint.as_deref() != Some(server.url())) {
             return false;
         }
@@ -171,10 +177,46 @@ impl Adapters {
         loop {
             ring();
             // The sender lives as long as this does.
-            if report.changed().await.is_err() {
-                return;
+            tokio::select! {
+                _ = report.changed() => {}
+                () = self.follow_models() => {}
             }
         }
+    }
+
+    /// A model has begun to answer, and so is loaded.
+    pub fn answers(&self, config: &PersonaConfig) {
+        let url = self.server.as_ref().map(Server::url);
+        if url.is_some() && config.endpoint.as_deref() == url {
+            self.used.notify_one();
+        }
+    }
+
+    /// Asks Ollama again when it begins to answer, not more often than it has to. Never ends.
+    async fn follow_models(&self) {
+        let ollama = self.server.as_ref();
+        let ollama = ollama.filter(|server| server.kind() == ModelServerKind::Ollama);
+        let Some(server) = ollama else {
+            return std::future::pending().await;
+        };
+        loop {
+            self.used.notified().await;
+            if let Err(error) = self.find_models(server).await {
+                tracing::debug!(%error, "asking Ollama for its models");
+            }
+            sleep(BREATH).await;
+        }
+    }
+
+    async fn find_models(&self, server: &Server) -> Result<(), ProviderError> {
+        let models = server.models().await?;
+        let mut loaded: Vec<_> = models.iter().map(|model| model_item(model)).collect();
+        loaded.sort_unstable();
+        self.publish(Report {
+            loaded,
+            failures: Vec::new(),
+        });
+        Ok(())
     }
 
     async fn load(self: &Arc<Self>, adapter: &Adapter) -> Result<InUse, ProviderError> {
@@ -272,12 +314,16 @@ impl Adapters {
             }
         };
         self.metrics.loaded(report.loaded.len());
+        self.publish(report);
+        self.changed.notify_waiters();
+    }
+
+    fn publish(&self, report: Report) {
         self.report.send_if_modified(|known| {
             let differs = *known != report;
             *known = report;
             differs
         });
-        self.changed.notify_waiters();
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

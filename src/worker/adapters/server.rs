@@ -1,4 +1,4 @@
-//! The APIs of model servers for adapters.
+//! The APIs of model servers for what they hold.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ const LARGEST: usize = 1 << 20;
 /// Words of a server that are passed on, characters.
 const WORDS: usize = 300;
 
-/// A server beside the worker that can have adapters.
+/// The server beside the worker.
 pub struct Server {
     http: Client,
-    /// Base URL of its OpenAI-compatible API.
+    /// Base URL of its API.
     url: String,
-    is_fixed: bool,
+    kind: ModelServerKind,
 }
 
 /// An adapter that llama.cpp was started with.
@@ -49,21 +49,20 @@ impl Fixed {
 }
 
 impl Server {
-    /// None for a kind that loads none, or where there can be no client.
+    /// None where there can be no client.
     pub fn new(kind: ModelServerKind, url: &str) -> Option<Self> {
-        if kind == ModelServerKind::Ollama {
-            return None;
-        }
         let http = Client::builder()
             .redirect(redirect::Policy::none())
             .no_proxy()
             .build()
-            .inspect_err(|error| tracing::error!(%error, "no adapter can be loaded"))
+            .inspect_err(
+                |error| tracing::error!(%error, "the model server cannot be asked what it holds"),
+            )
             .ok()?;
         Some(Self {
             http,
             url: url.to_owned(),
-            is_fixed: kind == ModelServerKind::LlamaCpp,
+            kind,
         })
     }
 
@@ -72,9 +71,24 @@ impl Server {
         &self.url
     }
 
-    /// Its adapters are those that it was started with.
-    pub const fn is_fixed(&self) -> bool {
-        self.is_fixed
+    /// Which one.
+    pub const fn kind(&self) -> ModelServerKind {
+        self.kind
+    }
+
+    /// Ollama's models in memory: `GET /api/ps`.
+    pub async fn models(&self) -> Result<Vec<String>, ProviderError> {
+        #[derive(Deserialize)]
+        struct Running {
+            models: Vec<Model>,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            name: String,
+        }
+        let root = self.url.trim_end_matches('/');
+        let running: Running = self.json(self.http.get(format!("{root}/api/ps"))).await?;
+        Ok(running.models.into_iter().map(|model| model.name).collect())
     }
 
     /// llama.cpp's adapters: `GET /lora-adapters`.
