@@ -4,6 +4,7 @@
 //! - [`controller`] Kubernetes: one folder a kind: observe (I/O), plan (pure), apply (I/O), status
 //! - [`explain`] what the status of objects says, in words
 //! - [`gateway`] HTTP: the OpenAI-compatible API, API keys, health
+//! - [`input`] what commands read
 //! - [`placement`] pure: model -> class of workers
 //! - [`plan`] what the controller would do with a number of personas
 //! - [`provider`] model back ends behind one trait
@@ -18,6 +19,8 @@ pub mod api;
 pub mod controller;
 pub mod explain;
 pub mod gateway;
+pub mod input;
+mod lock;
 pub mod placement;
 pub mod plan;
 pub mod provider;

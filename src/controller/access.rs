@@ -1,7 +1,7 @@
 //! The queue's users, and the one Secret a namespace that workers reach the queue with.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Context, Error};
 use crate::api::names::{LABEL_MANAGED_BY, MANAGER, QUEUE_ACCESS_SECRET};
+use crate::lock::lock;
 use crate::queue::access::{MasterKey, namespace_user};
 
 /// Version of the passwords that workers get.
@@ -36,25 +37,22 @@ impl Access {
 
     /// The queue has forgotten its users.
     pub fn forget_all(&self) {
-        self.given
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        lock(&self.given).clear();
     }
 
     fn is_given(&self, namespace: &str) -> bool {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = lock(&self.given);
         given.get(namespace).is_some_and(|at| at.elapsed() < AGAIN)
     }
 
     fn note(&self, namespace: &str) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = lock(&self.given);
         given.insert(namespace.to_owned(), Instant::now());
     }
 
     /// Namespaces that were given access.
     pub fn namespaces(&self) -> Vec<String> {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = lock(&self.given);
         given.keys().cloned().collect()
     }
 
@@ -64,7 +62,7 @@ impl Access {
     /// When the queue gives no answer.
     pub async fn withdraw(&self, cx: &Context, namespace: &str) -> Result<(), Error> {
         cx.queue.remove_namespace_user(namespace).await?;
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = lock(&self.given);
         given.remove(namespace);
         Ok(())
     }

@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::context::is_paused;
-use super::lock::lock;
 use super::pods::Loss;
 use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
 use crate::api::Phase;
+use crate::lock::lock;
 use crate::queue::fleet::{Fate, Reaped};
 use crate::queue::task::OutcomeKind;
 use crate::queue::work::LEASE;

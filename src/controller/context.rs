@@ -21,6 +21,7 @@ use super::routes::Routes;
 use super::sources::Sources;
 use super::{Options, pool, topology};
 use crate::api::{Persona, PersonaTopology, WorkerPool, names};
+use crate::lock::lock;
 use crate::queue::Queue;
 use crate::telemetry::Health;
 
@@ -202,10 +203,7 @@ impl Context {
     pub fn forget_pool(&self, namespace: &str, pool: &str) {
         self.metrics.forget_pool(namespace, pool);
         self.observer.forget(namespace, pool);
-        let mut memory = self
-            .pool_memory
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut memory = lock(&self.pool_memory);
         memory.remove(&(namespace.to_owned(), pool.to_owned()));
     }
 

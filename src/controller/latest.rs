@@ -1,9 +1,10 @@
 //! What this process itself wrote last, so that no decision is made on a cache that has not heard of
 //! it yet.
 
+use crate::lock::lock;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use kube::Resource;
 use kube::runtime::reflector::ObjectRef;
@@ -33,7 +34,7 @@ where
 {
     /// Remembers the answer to a write.
     pub fn wrote(&self, object: K) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = lock(&self.written);
         let object = Arc::new(object);
         let entry = written
             .entry(ObjectRef::from(&*object))
@@ -45,7 +46,7 @@ where
 
     /// The newer of what the cache has and what was written; forgets what the cache has too.
     pub fn of(&self, cached: Arc<K>) -> Arc<K> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = lock(&self.written);
         let key = ObjectRef::from(&*cached);
         match written.get(&key) {
             Some(ours) if newer(&**ours, &*cached) => ours.clone(),
@@ -59,7 +60,7 @@ where
 
     /// The object is gone.
     pub fn forget(&self, object: &K) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = lock(&self.written);
         written.remove(&ObjectRef::from(object));
     }
 }

@@ -19,7 +19,6 @@ mod error;
 mod fixture;
 mod latest;
 mod leader;
-mod lock;
 mod metrics;
 mod nodes;
 mod observer;

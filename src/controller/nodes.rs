@@ -1,8 +1,9 @@
 //! Nodes that lose their pods: cordoned, about to be removed, or out of reach. Their workers are replaced
 //! before they go. And the labels of nodes that have GPUs.
 
+use crate::lock::lock;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -91,7 +92,7 @@ impl Nodes {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::lock::lock;
+use crate::lock::lock;
 use crate::queue::listen::Ring;
 use crate::queue::stats::PoolStats;
 use crate::queue::{Queue, QueueError};

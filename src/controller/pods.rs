@@ -5,7 +5,7 @@
 //! a watch's word only, so "gone" is never concluded from absence.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 
 use super::latest::version;
 use crate::api::names::{LABEL_POOL, SERVER_CONTAINER, WORKER_CONTAINER};
+use crate::lock::lock;
 
 /// Uids of pods that are gone, so that a late answer does not bring one back.
 const REMEMBERED: usize = 4096;
@@ -169,7 +170,7 @@ impl Pods {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 }
 

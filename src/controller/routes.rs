@@ -1,7 +1,8 @@
 //! What this process has told the queue of each persona, and since which epoch of the queue's data.
 
+use crate::lock::lock;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// What the queue was last told of a persona.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Routes {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

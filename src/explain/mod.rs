@@ -14,6 +14,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::input::{self, ReadError};
+
 /// What to explain.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -26,13 +28,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// It is neither YAML nor JSON.
     #[error(
         "this is neither YAML nor JSON: {0}; pipe `kubectl get workerpool NAME -o yaml` into it"
@@ -60,17 +57,7 @@ pub enum Error {
 /// # Errors
 /// What was read cannot be explained.
 pub fn run(options: &Options) -> Result<String, Error> {
-    let path = &options.file;
-    let text = if path.as_os_str() == "-" {
-        std::io::read_to_string(std::io::stdin())
-    } else {
-        std::fs::read_to_string(path)
-    };
-    let text = text.map_err(|error| Error::Read {
-        path: path.clone(),
-        error,
-    })?;
-    explain(&text, Timestamp::now())
+    explain(&input::read(&options.file)?, Timestamp::now())
 }
 
 /// As [`run`], of a text.

@@ -3,13 +3,14 @@
 //! Only a memory for speed and for a loss of Redis' data; a gateway that just started has none.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::address::Address;
 use crate::api::runtime::PersonaConfig;
+use crate::lock::lock;
 use crate::queue::{NamespaceQueue, QueueError};
 
 /// How old a configuration may be. A changed timeout counts for requests after that.
@@ -89,14 +90,14 @@ impl Directory {
     }
 
     fn lookup(&self, address: &Address, now: Instant) -> Option<(Duration, Allowance)> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = lock(&self.entries);
         let (at, allowance) = entries.get(address)?;
         let age = now.saturating_duration_since(*at);
         (age < REMEMBERED).then_some((age, *allowance))
     }
 
     fn remember(&self, address: &Address, allowance: Allowance, now: Instant) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.entries);
         if entries.len() >= CAPACITY && !entries.contains_key(address) {
             entries.retain(|_, (at, _)| now.saturating_duration_since(*at) < REMEMBERED);
             if entries.len() >= CAPACITY {

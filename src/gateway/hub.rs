@@ -4,10 +4,11 @@
 //! and told to catch up from the task's output in Redis. So memory is bounded and nothing is lost.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
+use crate::lock::lock;
 use crate::queue::listen::ResultMessage;
 use crate::queue::task::{Chunk, Outcome};
 
@@ -157,11 +158,6 @@ impl Drop for Subscription {
             }
         }
     }
-}
-
-/// Every change under these locks is complete when it is made, so a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

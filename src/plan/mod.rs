@@ -9,13 +9,13 @@ mod forecast;
 mod personas;
 mod table;
 
-use std::fs;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
 use self::forecast::forecast;
 use self::personas::Cast;
+use crate::input::{self, ReadError};
 
 /// What to plan for.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -42,13 +42,8 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's words.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A manifest is not what it says it is.
     #[error("{}: {kind} {name}: {error}", path.display())]
     Manifest {
@@ -86,16 +81,7 @@ pub enum Error {
 pub fn run(options: &Options) -> Result<String, Error> {
     let mut texts = Vec::new();
     for path in &options.file {
-        let text = if path.as_os_str() == "-" {
-            std::io::read_to_string(std::io::stdin())
-        } else {
-            fs::read_to_string(path)
-        };
-        let text = text.map_err(|error| Error::Read {
-            path: path.clone(),
-            error,
-        })?;
-        texts.push((path.clone(), text));
+        texts.push((path.clone(), input::read(path)?));
     }
     answer(options, &texts, Timestamp::now())
 }

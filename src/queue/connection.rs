@@ -4,7 +4,8 @@
 //! connection is refused for its password. That is what happens after a restart of Redis, before the
 //! controller has set its users again, and during a rotation; so a refused manager is replaced.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::lock::lock;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, ErrorKind, Pipeline, RedisFuture, RedisResult, Value};
@@ -39,8 +40,7 @@ impl Connection {
     }
 
     fn current(&self) -> MutexGuard<'_, Numbered> {
-        let current = self.shared.current.lock();
-        current.unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.current)
     }
 
     /// Passes the result on; of several calls that a manager refused, the first replaces it.

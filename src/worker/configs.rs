@@ -1,9 +1,10 @@
 //! The personas' configurations, read once a generation.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::api::{Provider, runtime::PersonaConfig};
+use crate::lock::lock;
 use crate::queue::work::Taken;
 use crate::queue::{NamespaceQueue, QueueError};
 
@@ -61,13 +62,13 @@ impl Configs {
     }
 
     fn known(&self, persona: &str, version: Version) -> Option<Arc<PersonaConfig>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock(&self.known);
         let (its, config) = known.get(persona)?;
         (*its == version).then(|| config.clone())
     }
 
     fn keep(&self, persona: &str, version: Version, config: Arc<PersonaConfig>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if known.len() >= KEPT && !known.contains_key(persona) {
             // Any one: with more personas than fit, the next use of each is equally far.
             let victim = known.keys().next().cloned();

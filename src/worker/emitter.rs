@@ -2,7 +2,7 @@
 //! tasks have. Emissions are numbered, so that they are sent again until Redis has answered.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -12,6 +12,7 @@ use super::BACKOFF;
 use super::answer::append;
 use super::link::Link;
 use super::roster::{Roster, Stop};
+use crate::lock::lock;
 use crate::provider::Delta;
 use crate::queue::QueueError;
 use crate::queue::listen::pause;
@@ -172,7 +173,7 @@ impl Emitter {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Buffer>> {
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffers)
     }
 
     /// Waits until the stream's buffer is as asked; a stream that was closed is.

@@ -1,9 +1,10 @@
 //! The lanes that the mounted credentials and the models in its pod let this worker serve.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::api::runtime::model_lane;
+use crate::lock::lock;
 use crate::provider::Credentials;
 
 /// How long a look into the folder is good for.
@@ -29,7 +30,7 @@ impl Lanes {
 
     /// The lanes at present, sorted. The same `Arc` while they do not change.
     pub fn now(&self) -> Arc<[String]> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         let known = match &*seen {
             Some((at, lanes)) if at.elapsed() < FRESH => return lanes.clone(),
             Some((_, lanes)) => Some(lanes.clone()),
@@ -47,6 +48,6 @@ impl Lanes {
 
     /// A credential was not where it should be: looks again the next time.
     pub fn forget(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.seen) = None;
     }
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use tokio::sync::watch;
 
 use super::Options;
+use crate::lock::lock;
 use crate::queue::{NamespaceQueue, Queue, QueueError, QueueOptions};
 
 /// User and password from the mounted Secret.
@@ -128,9 +129,4 @@ fn read_access(dir: &Path) -> Option<Access> {
         username: read("username")?,
         password: read("password")?,
     })
-}
-
-/// Every change under these locks is complete when it is made, so a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,11 @@
 //! The tasks that run at present: who holds a slot, and how to stop it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
+use crate::lock::lock;
 use crate::queue::work::Taken;
 
 /// Why a task is to stop before its end.
@@ -122,7 +123,7 @@ impl Roster {
     }
 
     fn lock(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.running)
     }
 }
 

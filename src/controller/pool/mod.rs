@@ -9,7 +9,7 @@ pub mod server;
 mod status;
 pub mod template;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -24,6 +24,7 @@ use super::context::{is_paused, now};
 use super::{Context, Error, metrics};
 use crate::api::condition::{READY, Verdict, merge};
 use crate::api::{WorkerPool, WorkerPoolStatus};
+use crate::lock::lock;
 use crate::scaling::{self, QUEUE, Reading};
 
 /// Field manager of pools' statuses.
@@ -256,18 +257,12 @@ fn requeue(at: Option<Timestamp>, now: Timestamp) -> Action {
 }
 
 fn take_memory(cx: &Context, key: &(String, String)) -> Memory {
-    let mut all = cx
-        .pool_memory
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut all = lock(&cx.pool_memory);
     all.remove(key).unwrap_or_default()
 }
 
 fn put_memory(cx: &Context, key: (String, String), memory: Memory) {
-    let mut all = cx
-        .pool_memory
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut all = lock(&cx.pool_memory);
     // A pool that was deleted during the visit leaves nothing behind.
     if cx.stores.pool(&key.0, &key.1).is_some() {
         all.insert(key, memory);

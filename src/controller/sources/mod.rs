@@ -8,7 +8,7 @@ mod http;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -22,6 +22,7 @@ use self::http::Client;
 use super::Context;
 use super::observer::PoolKey;
 use crate::api::{MetricSource, MetricType, WorkerPool};
+use crate::lock::lock;
 use crate::scaling::Reading;
 
 /// Time between two questions.
@@ -115,7 +116,7 @@ impl Sources {
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.answers)
     }
 }
 

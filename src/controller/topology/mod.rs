@@ -19,7 +19,7 @@ mod tests;
 mod verdicts;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -31,6 +31,7 @@ use super::context::{is_paused, now};
 use super::{Context, Error, status};
 use crate::api::condition::STABLE;
 use crate::api::{PersonaTopology, PersonaTopologyStatus, Phase};
+use crate::lock::lock;
 
 use plan::{Observed, Plan, plan};
 
@@ -219,7 +220,5 @@ fn memory_per_persona(cx: &Context, namespace: &str, plan: &Plan) -> f64 {
 }
 
 fn memory(cx: &Context) -> MutexGuard<'_, std::collections::HashMap<String, Memory>> {
-    cx.topology_memory
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+    lock(&cx.topology_memory)
 }

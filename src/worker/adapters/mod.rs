@@ -10,7 +10,7 @@
 mod server;
 mod table;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -22,6 +22,7 @@ use super::BACKOFF;
 use super::metrics::AdapterMetrics;
 use crate::api::runtime::{PersonaConfig, adapter_item, model_item};
 use crate::api::{Adapter, ModelServerKind};
+use crate::lock::lock;
 use crate::provider::{ProviderError, Selection};
 use crate::queue::listen::pause;
 
@@ -40,7 +41,7 @@ pub struct Report {
 
 /// The adapters of one worker.
 pub struct Adapters {
-    /// None where no server is beside the worker, or one that loads none.
+    /// None where no server is beside the worker.
     server: Option<Server>,
     table: Mutex<Table>,
     /// llama.cpp's adapters, once it was asked: id and path.
@@ -131,9 +132,7 @@ impl Adapters {
         self: &Arc<Self>,
         config: &PersonaConfig,
     ) -> Result<(Selection, Option<InUse>), ProviderError> {
-        let beside = self.server.as_ref();
-        let beside = beside.filter(|server| config.endpoint.as_deref() == Some(server.url()));
-        match (beside, &config.adapter) {
+        match (self.asked(config), &config.adapter) {
             (Some(server), adapter) if server.kind() == ModelServerKind::LlamaCpp => {
                 let fixed = self.fixed(server).await?;
                 Ok((scales(&fixed, adapter.as_ref())?, None))
@@ -150,9 +149,7 @@ impl Adapters {
     /// A call ended with this error: the server may have lost what it held. True when it only lacks the
     /// persona's adapter, which is loaded again for another try.
     pub fn hear(&self, config: &PersonaConfig, error: &ProviderError) -> bool {
-        let server = self.server.as_ref();
-        let server = server.filter(|server| server.kind() == ModelServerKind::Vllm);
-        if server.is_none_or(|server| config.endpoint.as_deref() != Some(server.url())) {
+        if self.asked(config).map(Server::kind) != Some(ModelServerKind::Vllm) {
             return false;
         }
         let lacks = match (error, &config.adapter) {
@@ -174,31 +171,34 @@ impl Adapters {
     pub async fn run(&self, ring: impl Fn()) {
         let mut report = self.report.subscribe();
         self.begin().await;
-        loop {
-            ring();
+        ring();
+        let ringing = async {
             // The sender lives as long as this does.
-            tokio::select! {
-                _ = report.changed() => {}
-                () = self.follow_models() => {}
+            while report.changed().await.is_ok() {
+                ring();
             }
-        }
+        };
+        futures::join!(ringing, self.follow_models());
     }
 
     /// A model has begun to answer, and so is loaded.
     pub fn answers(&self, config: &PersonaConfig) {
-        let url = self.server.as_ref().map(Server::url);
-        if url.is_some() && config.endpoint.as_deref() == url {
+        if self.asked(config).is_some() {
             self.used.notify_one();
         }
     }
 
-    /// Asks Ollama again when it begins to answer, not more often than it has to. Never ends.
+    /// The server beside the worker, if it is the one that answers the persona.
+    fn asked(&self, config: &PersonaConfig) -> Option<&Server> {
+        let server = self.server.as_ref();
+        server.filter(|server| config.endpoint.as_deref() == Some(server.url()))
+    }
+
+    /// Asks Ollama again when it begins to answer, not more often than it has to.
     async fn follow_models(&self) {
         let ollama = self.server.as_ref();
         let ollama = ollama.filter(|server| server.kind() == ModelServerKind::Ollama);
-        let Some(server) = ollama else {
-            return std::future::pending().await;
-        };
+        let Some(server) = ollama else { return };
         loop {
             self.used.notified().await;
             if let Err(error) = self.find_models(server).await {
@@ -353,10 +353,6 @@ fn scales(fixed: &[server::Fixed], adapter: Option<&Adapter>) -> Result<Selectio
         (fixed.id, f64::from(u8::from(wanted)))
     };
     Ok(Selection::Scales(fixed.iter().map(scale).collect()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
