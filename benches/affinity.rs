@@ -4,6 +4,8 @@
 //!
 //! `cargo bench --bench affinity [-- SECONDS]`
 
+mod personas;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
-use persona_operator::api::runtime::PersonaConfig;
-use persona_operator::api::{Generation, Provider, QueueLimits};
 use persona_operator::queue::listen::Bell;
-use persona_operator::queue::routing::{Route, RouteAnswer, Target};
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::Outcome;
 use persona_operator::queue::work::{Fenced, Heartbeat, LEASE, Take, Taken};
@@ -96,7 +95,8 @@ async fn measure(rate: u32, time: Duration, aware: bool) -> Result<String> {
     let ns = queue.namespace("bench")?;
     ns.open(POOL).await?;
     for persona in 0..ADAPTERS {
-        route(&ns, persona).await?;
+        let name = format!("p{persona}");
+        personas::route(&ns, &name, POOL, None, &item(&name)).await?;
     }
     let run = Arc::new(Run {
         ns,
@@ -145,43 +145,6 @@ fn percentile(mut waits: Vec<Duration>, part: f64) -> Duration {
     let place = (waits.len() as f64 * part) as usize;
     let place = place.min(waits.len().saturating_sub(1));
     waits.get(place).copied().unwrap_or_default()
-}
-
-async fn route(ns: &NamespaceQueue, number: usize) -> Result<()> {
-    let name = format!("p{number}");
-    let config = PersonaConfig {
-        generation: 1,
-        provider: Provider::OpenAICompatible,
-        model: "m".into(),
-        endpoint: None,
-        api_key: None,
-        adapter: None,
-        instructions: "You review code.".into(),
-        generation_settings: Generation::default(),
-        timeout_ms: 60_000,
-        max_attempts: 3,
-    };
-    let limits = QueueLimits {
-        max_concurrency: 64,
-        max_length: 100_000,
-        priority: 0,
-        weight: 1,
-    };
-    let answer = ns
-        .route(&Route {
-            persona: &name,
-            uid: &name,
-            target: Target::Pool(POOL),
-            lane: "-",
-            epoch: 1,
-            config: &config,
-            limits: &limits,
-            suspended: false,
-            needs: &item(&name),
-        })
-        .await?;
-    ensure!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");
-    Ok(())
 }
 
 fn item(persona: &str) -> String {

@@ -120,12 +120,7 @@ fn quantiles(name: &str, values: &mut [f64]) {
 async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     let name = format!("burst-{run}");
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": name},
-            "spec": {"minReplicas": 0, "maxReplicas": PODS, "slotsPerWorker": 10, "idleTimeout": "10m"},
-        }))
+        .pool(&name, json!({"minReplicas": 0, "maxReplicas": PODS, "slotsPerWorker": 10, "idleTimeout": "10m"}))
         .await?;
     let home =
         json!({"poolRef": {"name": name}, "queue": {"maxConcurrency": TASKS, "maxLength": TASKS}});

@@ -3,6 +3,8 @@
 //!
 //! `cargo bench --bench stealing [-- SECONDS]`
 
+mod personas;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
-use persona_operator::api::runtime::PersonaConfig;
-use persona_operator::api::{Generation, Phase, Provider, QueueLimits};
-use persona_operator::queue::routing::{Route, RouteAnswer, Target};
+use persona_operator::api::Phase;
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::Duties;
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
@@ -99,7 +99,8 @@ async fn measure(phase: Phase, time: Duration) -> Result<String> {
         ensure!(ns.assign(pool, &Duties { phase, steal_from }).await?);
     }
     for (persona, type_, _) in LOAD {
-        route(&ns, persona, &pool_of(phase, persona, type_), &model).await?;
+        let pool = pool_of(phase, persona, type_);
+        personas::route(&ns, persona, &pool, Some(model.base_url()), "").await?;
     }
     let stop = CancellationToken::new();
     let start = |number: usize| {
@@ -171,42 +172,6 @@ fn arrived(waits: &Shared, task: &str) {
     if let (Some((_, type_, _)), Some(sent)) = (type_, waits.sent.get(task).copied()) {
         waits.waited.push((type_, sent.elapsed()));
     }
-}
-
-async fn route(ns: &NamespaceQueue, persona: &str, pool: &str, model: &Upstream) -> Result<()> {
-    let config = PersonaConfig {
-        generation: 1,
-        provider: Provider::OpenAICompatible,
-        model: "m".into(),
-        endpoint: Some(model.base_url()),
-        api_key: None,
-        adapter: None,
-        instructions: String::new(),
-        generation_settings: Generation::default(),
-        timeout_ms: 60_000,
-        max_attempts: 3,
-    };
-    let limits = QueueLimits {
-        max_concurrency: 64,
-        max_length: 100_000,
-        priority: 0,
-        weight: 1,
-    };
-    let answer = ns
-        .route(&Route {
-            persona,
-            uid: persona,
-            target: Target::Pool(pool),
-            lane: "-",
-            epoch: 1,
-            config: &config,
-            limits: &limits,
-            suspended: false,
-            needs: "",
-        })
-        .await?;
-    ensure!(matches!(answer, RouteAnswer::Routed { .. }), "{answer:?}");
-    Ok(())
 }
 
 fn options(redis: &Redis, pool: &str, number: usize) -> Options {

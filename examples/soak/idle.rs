@@ -71,14 +71,12 @@ async fn pools(operator: &Operator, stem: &str, count: usize, least: u32) -> Res
     let make = |number: usize| async move {
         let name = format!("{stem}-{number}");
         operator
-            .create::<WorkerPool>(json!({
-                "apiVersion": "persona.dev/v1alpha1",
-                "kind": "WorkerPool",
-                "metadata": {"name": name},
-                "spec": {"minReplicas": least, "maxReplicas": 4, "slotsPerWorker": 2, "template": {
+            .pool(
+                &name,
+                json!({"minReplicas": least, "maxReplicas": 4, "slotsPerWorker": 2, "template": {
                     "tolerations": [{"key": "testbed.persona.dev/node", "operator": "Exists"}],
-                }},
-            }))
+                }}),
+            )
             .await?;
         if least > 0 {
             let home = json!({"poolRef": {"name": name}});

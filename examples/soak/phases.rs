@@ -46,12 +46,7 @@ pub async fn prepare(
     personas: impl IntoIterator<Item = (String, String, Value)>,
 ) -> Result<Vec<String>> {
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {"mode": phase.as_str(), "pool": spec},
-        }))
+        .share(json!({"mode": phase.as_str(), "pool": spec}))
         .await?;
     let mut names = Vec::new();
     for (name, endpoint, more) in personas {

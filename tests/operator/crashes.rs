@@ -106,12 +106,10 @@ async fn a_pool_grows_under_load_and_shrinks_without_cutting_a_request_short() -
     .await;
     let operator = Operator::start("load").await?;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "mine"},
-            "spec": {"minReplicas": 1, "maxReplicas": 8, "slotsPerWorker": 2, "idleTimeout": "1s"},
-        }))
+        .pool(
+            "mine",
+            json!({"minReplicas": 1, "maxReplicas": 8, "slotsPerWorker": 2, "idleTimeout": "1s"}),
+        )
         .await?;
     let more = json!({"poolRef": {"name": "mine"}, "queue": {"maxConcurrency": 16}});
     operator.persona("helper", &model.base_url(), more).await?;

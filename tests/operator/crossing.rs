@@ -99,16 +99,11 @@ pub async fn cross(operator: &Operator, times: usize, seen: impl Fn(usize)) -> R
 /// PerPersona up to two, Generic with three, Hybrid with four, Specialized with five.
 async fn prepare(operator: &Operator, model: &Upstream) -> Result<()> {
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {
-                "thresholds": {"generic": 2, "hybrid": 3, "specialized": 4},
-                "hysteresis": 0,
-                "stabilization": "0s",
-                "pool": {"maxReplicas": 2},
-            },
+        .share(json!({
+            "thresholds": {"generic": 2, "hybrid": 3, "specialized": 4},
+            "hysteresis": 0,
+            "stabilization": "0s",
+            "pool": {"maxReplicas": 2},
         }))
         .await?;
     for name in ASKED {

@@ -26,12 +26,10 @@ async fn a_pool_that_no_gpu_fits_says_so_at_once_and_mends_when_a_node_comes() -
     let gpu = json!({"memory": "96Gi", "products": ["NVIDIA-GH200-96GB", "NVIDIA-L4"]});
     let since = Instant::now();
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "large"},
-            "spec": {"placement": {"device": "gpu", "gpu": gpu}, "template": overlay()},
-        }))
+        .pool(
+            "large",
+            json!({"placement": {"device": "gpu", "gpu": gpu}, "template": overlay()}),
+        )
         .await?;
     let is = |status: &'static str| {
         move |found: Option<&WorkerPool>| {
@@ -78,14 +76,9 @@ async fn models_of_one_namespace_get_pools_by_what_they_need() -> Result<()> {
     let operator = with_an_l4("classes").await?;
     let placement = json!({"device": "gpu", "gpu": {}});
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {
-                "mode": "Generic", "gpuSizes": [24, 80],
-                "gpuPool": {"placement": placement, "template": overlay()},
-            },
+        .share(json!({
+            "mode": "Generic", "gpuSizes": [24, 80],
+            "gpuPool": {"placement": placement, "template": overlay()},
         }))
         .await?;
     for (name, model) in [

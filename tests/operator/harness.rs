@@ -172,6 +172,28 @@ impl Operator {
         Ok(self.all().create(&PostParams::default(), &object).await?)
     }
 
+    /// A pool of its owner's.
+    pub async fn pool(&self, name: &str, spec: Value) -> Result<WorkerPool> {
+        self.create(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": name},
+            "spec": spec,
+        }))
+        .await
+    }
+
+    /// How the namespace's personas share pools.
+    pub async fn share(&self, spec: Value) -> Result<PersonaTopology> {
+        self.create(json!({
+            "apiVersion": "persona.dev/v1alpha1",
+            "kind": "PersonaTopology",
+            "metadata": {"name": "default"},
+            "spec": spec,
+        }))
+        .await
+    }
+
     /// A persona on an OpenAI-compatible server.
     pub async fn persona(&self, name: &str, endpoint: &str, more: Value) -> Result<Persona> {
         let mut spec = json!({

@@ -161,15 +161,10 @@ async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
     let operator = Operator::start_in(cluster, name, &settings).await?;
     let model = Upstream::always(says(&["alive"])).await;
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {
-                "thresholds": {"generic": 2, "hybrid": 50, "specialized": 100},
-                "hysteresis": 0,
-                "stabilization": "0s",
-            },
+        .share(json!({
+            "thresholds": {"generic": 2, "hybrid": 50, "specialized": 100},
+            "hysteresis": 0,
+            "stabilization": "0s",
         }))
         .await?;
     for name in ["p0", "p1"] {

@@ -55,12 +55,7 @@ async fn until(what: &str, is: impl AsyncFn() -> Result<bool>) -> Result<()> {
 
 async fn pool(operator: &Operator, name: &str) -> Result<WorkerPool> {
     operator
-        .create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": name},
-            "spec": {"minReplicas": 1, "maxReplicas": 1},
-        }))
+        .pool(name, json!({"minReplicas": 1, "maxReplicas": 1}))
         .await
 }
 

@@ -46,14 +46,7 @@ async fn waits(operator: &Operator, pool: &str, phase: Phase) -> Result<f64> {
 async fn personas_memory_latency_and_triggers_are_told_by_phase() -> Result<()> {
     let model = Upstream::always(says(&["Hi"])).await;
     let operator = Operator::start("metrics").await?;
-    operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {"mode": "PerPersona"},
-        }))
-        .await?;
+    operator.share(json!({"mode": "PerPersona"})).await?;
     for name in ["p0", "p1", "p2"] {
         operator.persona(name, &model.base_url(), json!({})).await?;
     }

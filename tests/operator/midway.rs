@@ -123,15 +123,10 @@ async fn who_comes_goes_waits_or_turns_back_in_the_middle_of_a_move_is_served_al
     let model = Upstream::always(says(&["Hi"])).await;
     let operator = Operator::start("midway").await?;
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {
-                "thresholds": {"generic": 0, "hybrid": 50, "specialized": 100},
-                "hysteresis": 0,
-                "stabilization": "0s",
-            },
+        .share(json!({
+            "thresholds": {"generic": 0, "hybrid": 50, "specialized": 100},
+            "hysteresis": 0,
+            "stabilization": "0s",
         }))
         .await?;
     for (name, type_) in [("a0", "A"), ("a1", "A"), ("b0", "B"), ("b1", "B")] {

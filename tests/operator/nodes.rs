@@ -116,12 +116,7 @@ async fn an_unreachable_nodes_workers_are_replaced_once_and_not_doubled_when_it_
     let settings = [("PERSONA_WATCH_NODES", "true")];
     let operator = Operator::start_in(&cluster, "unreachable", &settings).await?;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "mine"},
-            "spec": {"minReplicas": 2, "drainTimeout": "2s"},
-        }))
+        .pool("mine", json!({"minReplicas": 2, "drainTimeout": "2s"}))
         .await?;
     operator.ready::<WorkerPool>("mine").await?;
     let before: Vec<String> = operator

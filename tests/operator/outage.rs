@@ -86,14 +86,12 @@ async fn redis(operator: &Operator, outage: Outage, length: Duration) -> Result<
     ])
     .await;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": POOL},
-            "spec": {
+        .pool(
+            POOL,
+            json!({
                 "minReplicas": 1, "maxReplicas": WORKERS, "slotsPerWorker": 1, "idleTimeout": "3s",
-            },
-        }))
+            }),
+        )
         .await?;
     let home = json!({"poolRef": {"name": POOL}, "queue": {"maxConcurrency": WORKERS}});
     operator.persona("helper", &model.base_url(), home).await?;
@@ -163,8 +161,9 @@ async fn reset_counters(operator: &Operator) -> Result<()> {
     Ok(())
 }
 
-async fn prometheus(operator: &Operator, outage: Outage, length: Duration) -> Result<Report> {
-    let jobs = Arc::new(AtomicU32::new(4 * u32::try_from(WORKERS)?));
+/// A Prometheus that scrapes `jobs`, a number that the test sets, as long as both servers live.
+pub async fn counting_jobs(count: u32) -> Result<(Arc<AtomicU32>, Upstream, Prometheus)> {
+    let jobs = Arc::new(AtomicU32::new(count));
     let counted = jobs.clone();
     let exporter = Upstream::start(move |_| {
         let text = format!("jobs {}\n", counted.load(Ordering::Relaxed));
@@ -178,12 +177,13 @@ async fn prometheus(operator: &Operator, outage: Outage, length: Duration) -> Re
         ..PrometheusOptions::default()
     })
     .await?;
+    Ok((jobs, exporter, prometheus))
+}
+
+async fn prometheus(operator: &Operator, outage: Outage, length: Duration) -> Result<Report> {
+    let (jobs, _exporter, prometheus) = counting_jobs(4 * u32::try_from(WORKERS)?).await?;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": POOL},
-            "spec": {
+        .pool(POOL, json!({
                 "minReplicas": 1, "maxReplicas": WORKERS, "idleTimeout": "3s",
                 "scaling": {"metrics": [{"type": "Prometheus", "prometheus": {
                     "serverAddress": prometheus.url(), "query": "sum(jobs) or vector(0)", "target": 4,
@@ -191,8 +191,7 @@ async fn prometheus(operator: &Operator, outage: Outage, length: Duration) -> Re
                 "template": {"containers": {"worker": {
                     "image": "sleeper.test/sleep:1", "args": ["1000000"],
                 }}},
-            },
-        }))
+            }))
         .await?;
     operator.until(POOL, "large", large).await?;
     let mut watched = Watched::begin(operator).await?;

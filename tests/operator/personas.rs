@@ -51,14 +51,7 @@ async fn a_persona_without_its_secret_waits_alone_and_runs_once_it_is_there() ->
     let operator = Operator::start("secrets").await?;
     let reference = json!({"model": {"apiKeySecretRef": {"name": "openai", "key": "api-key"}}});
     let pinned = json!({"mode": "Generic"});
-    operator
-        .create::<persona_operator::api::PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": pinned,
-        }))
-        .await?;
+    operator.share(pinned).await?;
     operator
         .persona("plain", &model.base_url(), json!({}))
         .await?;

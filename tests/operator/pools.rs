@@ -8,22 +8,11 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use persona_operator::api::{Persona, Sizing, WorkerPool};
-use serde_json::{Value, json};
+use serde_json::json;
 use testbed::Cluster;
 
 use crate::harness::{Operator, condition, reason};
 use crate::upstream::{Upstream, says};
-
-async fn pool(operator: &Operator, name: &str, spec: Value) -> Result<WorkerPool> {
-    operator
-        .create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": name},
-            "spec": spec,
-        }))
-        .await
-}
 
 async fn kubectl(operator: &Operator, args: &[&str]) -> Result<Output> {
     let mut kubectl = Cluster::shared().await?.kubectl().await?;
@@ -45,7 +34,7 @@ fn replicas(wanted: i32) -> impl Fn(Option<&WorkerPool>) -> bool {
 #[tokio::test]
 async fn a_pool_of_ones_own_gets_its_workers_and_becomes_ready() -> Result<()> {
     let operator = Operator::start("pool").await?;
-    pool(&operator, "mine", json!({"minReplicas": 2})).await?;
+    operator.pool("mine", json!({"minReplicas": 2})).await?;
     let pool = operator
         .ready::<WorkerPool>("mine")
         .await?
@@ -61,7 +50,7 @@ async fn a_pool_of_ones_own_gets_its_workers_and_becomes_ready() -> Result<()> {
 async fn kubectl_scale_pins_the_size_and_a_null_frees_it_again() -> Result<()> {
     let operator = Operator::start("pinned").await?;
     let quick = json!({"minReplicas": 0, "idleTimeout": "1s"});
-    pool(&operator, "mine", quick).await?;
+    operator.pool("mine", quick).await?;
     operator.ready::<WorkerPool>("mine").await?;
     kubectl(&operator, &["scale", "workerpool/mine", "--replicas=3"]).await?;
     let pinned = operator.until("mine", "at three", replicas(3)).await?;
@@ -94,7 +83,7 @@ async fn an_empty_pool_is_woken_by_its_first_request() -> Result<()> {
     let model = Upstream::always(says(&["awake"])).await;
     let operator = Operator::start("asleep").await?;
     let quick = json!({"minReplicas": 0, "idleTimeout": "1s"});
-    pool(&operator, "mine", quick).await?;
+    operator.pool("mine", quick).await?;
     let mine = json!({"poolRef": {"name": "mine"}});
     operator.persona("helper", &model.base_url(), mine).await?;
     operator.ready::<Persona>("helper").await?;
@@ -118,7 +107,7 @@ async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone() -> Resu
     for replicas in [1, 2] {
         let spec = json!({"minReplicas": replicas});
         match replicas {
-            1 => drop(pool(&operator, "mine", spec).await?),
+            1 => drop(operator.pool("mine", spec).await?),
             _ => drop(operator.patch::<WorkerPool>("mine", spec).await?),
         }
         operator
@@ -148,7 +137,7 @@ async fn a_quota_is_said_in_the_servers_words_and_mends_itself() -> Result<()> {
         "spec": {"hard": {"pods": "1"}},
     });
     operator.create::<ResourceQuota>(quota).await?;
-    pool(&operator, "mine", json!({"minReplicas": 3})).await?;
+    operator.pool("mine", json!({"minReplicas": 3})).await?;
     let refused = |pool: Option<&WorkerPool>| {
         pool.is_some_and(|p| {
             let conditions = p.status.iter().flat_map(|s| &s.conditions);
@@ -176,8 +165,8 @@ async fn a_quota_is_said_in_the_servers_words_and_mends_itself() -> Result<()> {
 async fn an_image_that_is_not_there_is_said_and_harms_no_other_pool() -> Result<()> {
     let operator = Operator::start("image").await?;
     let image = json!({"template": {"containers": {"worker": {"image": "nowhere.test/no:1"}}}});
-    pool(&operator, "broken", image).await?;
-    pool(&operator, "sound", json!({})).await?;
+    operator.pool("broken", image).await?;
+    operator.pool("sound", json!({})).await?;
     operator.ready::<WorkerPool>("sound").await?;
     let failing = |pool: Option<&WorkerPool>| {
         pool.is_some_and(|p| reason(p, "Ready").as_deref() == Some("WorkersFailing"))
@@ -190,7 +179,7 @@ async fn an_image_that_is_not_there_is_said_and_harms_no_other_pool() -> Result<
 async fn a_changed_template_rolls_the_pool_without_a_gap() -> Result<()> {
     let model = Upstream::always(says(&["there"])).await;
     let operator = Operator::start("roll").await?;
-    pool(&operator, "mine", json!({"minReplicas": 2})).await?;
+    operator.pool("mine", json!({"minReplicas": 2})).await?;
     let mine = json!({"poolRef": {"name": "mine"}});
     operator.persona("helper", &model.base_url(), mine).await?;
     operator.ready::<Persona>("helper").await?;
@@ -213,7 +202,7 @@ async fn a_changed_template_rolls_the_pool_without_a_gap() -> Result<()> {
 #[tokio::test]
 async fn a_paused_pool_is_left_alone_and_says_so() -> Result<()> {
     let operator = Operator::start("paused").await?;
-    pool(&operator, "mine", json!({})).await?;
+    operator.pool("mine", json!({})).await?;
     operator.ready::<WorkerPool>("mine").await?;
     let pause = ["annotate", "workerpool", "mine", "persona.dev/paused=true"];
     kubectl(&operator, &pause).await?;
@@ -232,7 +221,7 @@ async fn a_paused_pool_is_left_alone_and_says_so() -> Result<()> {
 #[tokio::test]
 async fn workers_reach_the_queue_as_their_namespaces_user_and_hold_no_account() -> Result<()> {
     let operator = Operator::start("access").await?;
-    pool(&operator, "mine", json!({})).await?;
+    operator.pool("mine", json!({})).await?;
     operator.ready::<WorkerPool>("mine").await?;
     let secret = operator.all::<Secret>().get("persona-queue-access").await?;
     let data = secret.data.context("no data")?;

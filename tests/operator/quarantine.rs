@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Event;
 use kube::ResourceExt;
 use kube::api::ListParams;
-use persona_operator::api::{Persona, PersonaTopology};
+use persona_operator::api::Persona;
 use serde_json::json;
 
 use crate::harness::{Operator, node, reason};
@@ -61,13 +61,8 @@ async fn who_kills_every_worker_waits_in_quarantine_and_the_others_are_served() 
     let model = Upstream::always(says(&["alive"])).await;
     let operator = Operator::start("quarantine").await?;
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            // Everything runs alone, so that each loss tells who is the cause.
-            "spec": {"mode": "Generic", "pool": {"maxReplicas": 1, "slotsPerWorker": 1}},
-        }))
+        // Everything runs alone, so that each loss tells who is the cause.
+        .share(json!({"mode": "Generic", "pool": {"maxReplicas": 1, "slotsPerWorker": 1}}))
         .await?;
     let more = json!({"maxAttempts": 10, "timeout": "120s"});
     operator.persona("bad", &deadly.base_url(), more).await?;

@@ -30,15 +30,13 @@ async fn workers_start_afresh_one_at_a_time_stay_ready_and_lose_no_request() -> 
     .await;
     let operator = Operator::start("recycling").await?;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "mine"},
-            "spec": {
+        .pool(
+            "mine",
+            json!({
                 "minReplicas": WORKERS, "maxReplicas": WORKERS, "slotsPerWorker": SLOTS,
                 "recycle": {"afterTasks": 10},
-            },
-        }))
+            }),
+        )
         .await?;
     let home = json!({"poolRef": {"name": "mine"}, "queue": {"maxConcurrency": 6}});
     operator.persona("helper", &model.base_url(), home).await?;

@@ -15,14 +15,7 @@ async fn a_refusing_webhook_is_not_stormed_is_said_in_its_words_and_when_it_goes
     let operator = Operator::start("webhook").await?;
     let words = "images of this registry are not signed";
     let webhook = Webhook::refuse(&operator.client, &operator.namespace, words).await?;
-    operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "mine"},
-            "spec": {"minReplicas": 8},
-        }))
-        .await?;
+    operator.pool("mine", json!({"minReplicas": 8})).await?;
     let refused = |pool: Option<&WorkerPool>| {
         let conditions = pool.and_then(|p| p.status.as_ref()).map(|s| &s.conditions);
         let mut conditions = conditions.into_iter().flatten();

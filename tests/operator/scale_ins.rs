@@ -94,11 +94,9 @@ pub async fn stage(name: &str) -> Result<Operator> {
     cluster.fake_nodes(4, 0).await?;
     let operator = Operator::start_in(cluster, name, &[]).await?;
     operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": POOL},
-            "spec": {
+        .pool(
+            POOL,
+            json!({
                 "replicas": LARGE, "maxReplicas": LARGE, "slotsPerWorker": SLOTS,
                 // Nobody is to be cut short by time.
                 "drainTimeout": "10m",
@@ -106,8 +104,8 @@ pub async fn stage(name: &str) -> Result<Operator> {
                     "nodeSelector": {"testbed.persona.dev/node": "fake"},
                     "tolerations": [{"key": "testbed.persona.dev/node", "operator": "Exists"}],
                 },
-            },
-        }))
+            }),
+        )
         .await?;
     let most = LARGE * SLOTS as usize;
     let more = json!({

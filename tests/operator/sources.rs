@@ -1,8 +1,7 @@
 //! Pools whose size follows Prometheus and RabbitMQ, with workers that know nothing of the operator.
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use persona_operator::api::WorkerPool;
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use testbed::{Prometheus, PrometheusOptions, RabbitMq};
 
 use crate::harness::{Operator, reason};
-use crate::upstream::{Upstream, answer};
+use crate::outage::counting_jobs;
 
 /// A pool of workers that only sleep, sized by one metric.
 async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()> {
@@ -28,14 +27,7 @@ async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()
             spec["scaling"][key] = value;
         }
     }
-    operator
-        .create::<WorkerPool>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": "sleepers"},
-            "spec": spec,
-        }))
-        .await?;
+    operator.pool("sleepers", spec).await?;
     Ok(())
 }
 
@@ -52,20 +44,7 @@ fn failing(pool: Option<&WorkerPool>) -> bool {
 
 #[tokio::test]
 async fn a_pool_follows_a_prometheus_query_and_does_not_shrink_while_that_is_away() -> Result<()> {
-    let jobs = Arc::new(AtomicU32::new(14));
-    let counted = jobs.clone();
-    let exporter = Upstream::start(move |_| {
-        let text = format!("jobs {}\n", counted.load(Ordering::Relaxed));
-        answer(200, "content-type: text/plain; version=0.0.4\r\n", &text)
-    })
-    .await;
-    let target = exporter.root_url();
-    let target = target.trim_start_matches("http://").parse()?;
-    let prometheus = Prometheus::start(PrometheusOptions {
-        jobs: [("jobs".to_owned(), vec![target])].into(),
-        ..PrometheusOptions::default()
-    })
-    .await?;
+    let (jobs, _exporter, prometheus) = counting_jobs(14).await?;
     let operator = Operator::start("prometheus").await?;
     let metric = json!([{"type": "Prometheus", "prometheus": {
         "serverAddress": prometheus.url(), "query": "sum(jobs) or vector(0)", "target": 4,

@@ -45,15 +45,10 @@ async fn settled(operator: &Operator, phase: Phase, personas: i32) -> Result<Per
 /// Two is the most in PerPersona, four in Generic.
 async fn small(operator: &Operator) -> Result<()> {
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {
-                "thresholds": {"generic": 2, "hybrid": 4, "specialized": 100},
-                "hysteresis": 1,
-                "stabilization": "1s",
-            },
+        .share(json!({
+            "thresholds": {"generic": 2, "hybrid": 4, "specialized": 100},
+            "hysteresis": 1,
+            "stabilization": "1s",
         }))
         .await?;
     Ok(())
@@ -158,23 +153,9 @@ async fn a_missing_secret_holds_back_its_persona_until_it_is_there() -> Result<(
 #[tokio::test]
 async fn a_pool_of_somebody_else_under_the_name_is_left_alone() -> Result<()> {
     let operator = Operator::start("taken").await?;
-    operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {"mode": "Generic"},
-        }))
-        .await?;
+    operator.share(json!({"mode": "Generic"})).await?;
     let name = "generic-api-80e4c060";
-    let theirs: WorkerPool = operator
-        .create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": name},
-            "spec": {"maxReplicas": 3},
-        }))
-        .await?;
+    let theirs: WorkerPool = operator.pool(name, json!({"maxReplicas": 3})).await?;
     operator.persona("helper", ENDPOINT, json!({})).await?;
     operator
         .until("helper", "held back", |p: Option<&Persona>| {

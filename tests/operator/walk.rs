@@ -91,12 +91,7 @@ pub async fn walk(operator: &Arc<Operator>, times: usize) -> Result<Report> {
     let book = seen.clone();
     let model = Upstream::start(move |asked| says(&[&book.arrived(&asked.body)])).await;
     operator
-        .create::<PersonaTopology>(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": {"stabilization": "1s", "pool": {"maxReplicas": 2}},
-        }))
+        .share(json!({"stabilization": "1s", "pool": {"maxReplicas": 2}}))
         .await?;
     let mut walker = Walker {
         operator: operator.clone(),
