@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
 
 use anyhow::{Result, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::run_dir;
 
@@ -49,7 +50,7 @@ impl Port {
 #[derive(Debug)]
 pub struct Ranges {
     slot: u8,
-    _lease: File,
+    lease: File,
 }
 
 impl Ranges {
@@ -58,10 +59,7 @@ impl Ranges {
         for slot in 0..SLOTS {
             let lease = run_dir::lock_file(&leases.join(slot.to_string()))?;
             if lease.try_lock().is_ok() {
-                return Ok(Self {
-                    slot,
-                    _lease: lease,
-                });
+                return Ok(Self { slot, lease });
             }
         }
         bail!(
@@ -72,6 +70,14 @@ impl Ranges {
     /// 0..32; unique among living testbeds of this user, for names of bridges and such.
     pub fn slot(&self) -> u8 {
         self.slot
+    }
+
+    /// A share of the lease that programs inherit if they are started while it lives: the ranges are taken
+    /// until they have ended, too. For one that cleans up after this process.
+    pub fn share(&self) -> Result<File> {
+        let share = self.lease.try_clone()?;
+        fcntl(&share, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(share)
     }
 
     /// Pods: a /21. The first address is the bridge's.
@@ -114,5 +120,21 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 20);
+    }
+    #[test]
+    fn ranges_are_taken_until_who_shares_them_has_ended_too() {
+        let ranges = Ranges::lease().unwrap();
+        let slot = ranges.slot();
+        let share = ranges.share().unwrap();
+        let mut keeper = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        drop((share, ranges));
+        let other = Ranges::lease().unwrap();
+        let seen = other.slot();
+        keeper.kill().unwrap();
+        keeper.wait().unwrap();
+        assert_ne!(seen, slot);
     }
 }

@@ -42,6 +42,8 @@ impl Sandbox {
         delete_left_over(&interface)?;
         cgroups::create(&cgroup)?;
         fs::write(folder.join("init.sh"), INIT)?;
+        // Until the keeper has cleaned up nobody else may use these names: it would remove theirs.
+        let lease = ranges.share()?;
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .args([folder.as_os_str(), interface.as_ref(), cgroup.as_ref()])
@@ -53,6 +55,7 @@ impl Sandbox {
             .stderr(fs::File::create(log)?)
             .spawn()
             .context("cannot start the node's keeper")?;
+        drop(lease);
         let mut init = String::new();
         let stdout = keeper.stdout.take().context("no stdout")?;
         BufReader::new(stdout).read_line(&mut init)?;
