@@ -15,7 +15,7 @@ mod harness;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -120,7 +120,7 @@ fn quantiles(name: &str, values: &mut [f64]) {
 async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     let name = format!("burst-{run}");
     operator
-        .pool(&name, json!({"minReplicas": 0, "maxReplicas": PODS, "slotsPerWorker": 10, "idleTimeout": "10m"}))
+        .pool(&name, json!({"minReplicas": 0, "maxReplicas": PODS, "slotsPerWorker": 5, "idleTimeout": "10m"}))
         .await?;
     let home =
         json!({"poolRef": {"name": name}, "queue": {"maxConcurrency": TASKS, "maxLength": TASKS}});
@@ -181,7 +181,10 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     };
     let (sent, watched) = tokio::join!(sending, timeout(PATIENCE, watching));
     sent?;
-    let (times, pod) = watched.context("the pods did not come")??;
+    let (times, pod) = match watched {
+        Ok(watched) => watched?,
+        Err(_) => bail!("not all pods came: {}", standing(operator, &name).await?),
+    };
     let cpu = cpu(pid)? - cpu_before;
     let mut since = requests(&operator.client).await?;
     since.retain(|what, count| {
@@ -198,6 +201,16 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     operator.all::<WorkerPool>().delete(&name, &params).await?;
     gone(&operator.all::<Pod>(), &labels).await?;
     Ok((event, pod))
+}
+
+/// How far a pool has come, in its own words.
+async fn standing(operator: &Operator, pool: &str) -> Result<String> {
+    let labels = ListParams::default().labels(&format!("persona.dev/pool={pool}"));
+    let pods = operator.all::<Pod>().list(&labels).await?.items;
+    let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+    let pool = operator.all::<WorkerPool>().get(pool).await?;
+    let status = serde_json::to_string(&pool.status)?;
+    Ok(format!("{} pods, {ready} ready, {status}", pods.len()))
 }
 
 /// Whether nobody but the controller makes such requests: the scheduler binds pods, KWOK writes their
