@@ -147,7 +147,8 @@ impl Cost {
     #[allow(clippy::cast_precision_loss)] // Counts of pools.
     fn text(&self, pools: usize) -> String {
         let seconds = self.span.as_secs_f64();
-        let writes: f64 = self.writes.values().sum();
+        // A sum of nothing is -0.
+        let writes = self.writes.values().sum::<f64>() + 0.0;
         format!(
             "CPU {:.2} % of a core, {writes} writes in {seconds:.0} s ({:.3} a second and pool) {:?}",
             100.0 * self.cpu / seconds,

@@ -257,6 +257,11 @@ fn known_pools(cx: &Context) -> BTreeSet<PoolKey> {
         .collect()
 }
 
+/// Looks at one pool at once.
+pub async fn look_at(cx: &Context, namespace: &str, pool: &str) {
+    look(cx, [(namespace.to_owned(), pool.to_owned())].into()).await;
+}
+
 async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
     if pools.is_empty() {
         return;

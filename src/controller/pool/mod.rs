@@ -21,7 +21,7 @@ use self::observe::Observed;
 pub use self::plan::Memory;
 use self::status::Counts;
 use super::context::{is_paused, now};
-use super::{Context, Error, metrics};
+use super::{Context, Error, metrics, observer};
 use crate::api::condition::{READY, Verdict, merge};
 use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::lock::lock;
@@ -35,6 +35,9 @@ const SOON: Duration = Duration::from_secs(1);
 const FRESH: Duration = Duration::from_secs(1);
 /// Until a look that was asked for has had its time.
 const LOOK: Duration = Duration::from_millis(50);
+/// A pool that grows is planned again so often before it tells of that: each telling is several requests,
+/// while more tasks come.
+const ROUNDS: usize = 20;
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -64,14 +67,14 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // The first answers wake it sooner.
         return Ok(Action::requeue(SOON));
     }
-    let observed = observe::observe(cx, pool, now());
+    let mut observed = observe::observe(cx, pool, now());
     if shrinks_by_old_numbers(cx, &observed, memory) {
         let pool = &observed.pool;
         let namespace = pool.namespace().unwrap_or_default();
         cx.observer.look(&namespace, &pool.name_any());
         return Ok(Action::requeue(LOOK));
     }
-    let plan = plan::plan(&observed, memory);
+    let mut plan = plan::plan(&observed, memory);
     if !plan.decision.blind.is_empty() {
         // The next reading is the first one after an outage, or a fresh one of a queue that counts anew.
         cx.observer.look(
@@ -79,21 +82,39 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
             &observed.pool.name_any(),
         );
     }
-    let applied = apply::apply(cx, &observed, &plan, memory).await;
+    let mut applied = apply::apply(cx, &observed, &plan, memory).await;
+    for _ in 1..ROUNDS {
+        if applied.is_err() || plan.create.is_empty() || memory.refused.failures > 0 {
+            break;
+        }
+        let pool = observed.pool;
+        observer::look_at(cx, &pool.namespace().unwrap_or_default(), &pool.name_any()).await;
+        observed = observe::observe(cx, pool, now());
+        plan = plan::plan(&observed, memory);
+        applied = apply::apply(cx, &observed, &plan, memory).await;
+    }
     // What the plan's effects are is read anew: a created pod counts at once.
     let seen = Observed {
         pods: observe::observe(cx, observed.pool.clone(), observed.now).pods,
         ..observed
     };
     measure(cx, &seen, &plan, &status::count(&seen, memory));
-    let written = write_status(cx, &seen, &plan, memory).await?;
-    applied?;
     let disruption = disruption::plan(&seen, &mut memory.disruption);
-    let size = plan.decision.size;
-    disruption::apply(cx, &seen, &disruption, size, &mut memory.disruption).await;
+    let status = status::status(&seen, &plan, memory);
+    let due = status::due(seen.pool.status.as_ref(), &status, memory.written, seen.now);
+    let told = &mut memory.disruption;
+    let (written, ()) = tokio::join!(
+        write_status(cx, &seen, &plan, &status, due.is_ok()),
+        disruption::apply(cx, &seen, &disruption, plan.decision.size, told),
+    );
+    written?;
+    applied?;
+    if due.is_ok() {
+        memory.written = Some(seen.now);
+    }
     let times = [
         plan.again_at,
-        written,
+        due.err().flatten(),
         memory.refused.until,
         disruption.again_at,
     ];
@@ -115,23 +136,19 @@ fn shrinks_by_old_numbers(cx: &Context, o: &Observed, memory: &Memory) -> bool {
         && plan::plan(o, &mut memory.clone()).decision.size < before
 }
 
-/// Writes the status if that is due; otherwise answers when it will be.
+/// Tells of a change of size, and writes the status, if that is due.
 async fn write_status(
     cx: &Context,
     o: &Observed,
     plan: &plan::Plan,
-    memory: &mut Memory,
-) -> Result<Option<Timestamp>, Error> {
-    let status = status::status(o, plan, memory);
-    match status::due(o.pool.status.as_ref(), &status, memory.written, o.now) {
-        Err(again) => Ok(again),
-        Ok(()) => {
-            apply::tell_of_size(cx, o, plan).await;
-            write(cx, &o.pool, &status).await?;
-            memory.written = Some(o.now);
-            Ok(None)
-        }
+    status: &WorkerPoolStatus,
+    due: bool,
+) -> Result<(), Error> {
+    if !due {
+        return Ok(());
     }
+    let (written, ()) = tokio::join!(write(cx, &o.pool, status), apply::tell_of_size(cx, o, plan));
+    written
 }
 
 async fn write(cx: &Context, pool: &WorkerPool, status: &WorkerPoolStatus) -> Result<(), Error> {
