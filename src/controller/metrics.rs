@@ -5,6 +5,7 @@ use prometheus::{
 };
 
 use crate::api::Phase;
+use crate::queue::heartbeat::RecycleReason;
 
 /// The controller's series. Labels are bounded: namespaces and pools that exist, and fixed words.
 pub struct Metrics {
@@ -30,6 +31,8 @@ pub struct Metrics {
     pub provider_limit: IntGaugeVec,
     /// Changes of size.
     pub scales: IntCounterVec,
+    /// Workers that asked to be replaced and were.
+    pub recycles: IntCounterVec,
     /// 1 while the size cannot follow its numbers.
     pub blind: IntGaugeVec,
     /// Personas that count, by namespace and phase.
@@ -139,6 +142,11 @@ impl Metrics {
                 "Changes of size, by direction and reason",
                 &["namespace", "pool", "direction", "reason"],
             )?,
+            recycles: count(
+                "persona_worker_recycles_total",
+                "Workers that were replaced by fresh ones, by reason",
+                &["namespace", "pool", "reason"],
+            )?,
             blind: int(
                 "persona_scale_blind",
                 "1 while the source of a pool's size cannot be read",
@@ -204,6 +212,11 @@ impl Metrics {
         for source in SOURCES {
             self.blind
                 .remove_label_values(&[namespace, pool, source])
+                .ok();
+        }
+        for reason in RecycleReason::ALL {
+            self.recycles
+                .remove_label_values(&[namespace, pool, reason.as_str()])
                 .ok();
         }
         for direction in ["up", "down"] {

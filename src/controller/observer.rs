@@ -168,7 +168,7 @@ fn numbers(stats: &PoolStats) -> impl PartialEq + '_ {
     let workers: Vec<_> = stats
         .workers
         .iter()
-        .map(|w| (w.uid.as_str(), w.busy(), w.draining, w.drained))
+        .map(|w| (w.uid.as_str(), w.busy(), w.draining, w.drained, w.recycle))
         .collect();
     let limited: Vec<_> = stats.providers.iter().map(|p| p.limited).collect();
     (
@@ -313,6 +313,7 @@ async fn read(queue: &Queue, pools: &BTreeSet<PoolKey>) -> Result<Vec<PoolStats>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::heartbeat::RecycleReason;
     use crate::queue::stats::WorkerStats;
 
     fn stats() -> PoolStats {
@@ -336,6 +337,14 @@ mod tests {
         later.at_ms = 5000;
         later.workers[0].heartbeat_at_ms = 5000;
         assert_eq!(difference(Some(&stats()), &later), None);
+    }
+
+    #[test]
+    fn a_worker_that_asks_to_be_replaced_wakes_its_pool() {
+        let mut later = stats();
+        later.workers[0].recycle = Some(RecycleReason::Age);
+        let difference = difference(Some(&stats()), &later).expect("a difference");
+        assert!(!difference.personas && !difference.lost);
     }
 
     #[test]

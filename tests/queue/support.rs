@@ -126,6 +126,7 @@ impl Fixture {
             lease: LEASE,
             loaded: Vec::new(),
             load_failures: Vec::new(),
+            recycle: None,
         }
     }
 

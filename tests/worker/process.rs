@@ -172,13 +172,17 @@ async fn a_second_signal_ends_a_worker_at_once() {
 }
 
 #[tokio::test]
-async fn a_worker_starts_afresh_in_its_own_process_and_loses_no_task() {
+async fn beside_a_model_server_a_worker_starts_afresh_in_its_own_process_and_loses_no_task() {
     let fixture = Fixture::new().await;
     let mut steps = vec![Step::Pause(Duration::from_millis(20))];
     steps.extend(says(&["Hello"]));
     let model = Upstream::always(steps).await;
     fixture.persona("helper", model.base_url()).await;
-    let worker = WorkerProcess::start(&fixture, "a", &[("PERSONA_RECYCLE_AFTER_TASKS", "5")]).await;
+    let settings = [
+        ("PERSONA_RECYCLE_AFTER_TASKS", "5"),
+        ("PERSONA_MODEL_SERVER", "Ollama"),
+    ];
+    let worker = WorkerProcess::start(&fixture, "a", &settings).await;
     let mut tasks = Vec::new();
     for _ in 0..20 {
         tasks.push(fixture.ask("helper", false).await);
