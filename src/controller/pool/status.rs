@@ -260,9 +260,20 @@ fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
                 let (_, why) = &plan.decision.blind[0];
                 Verdict::no(SCALING_ACTIVE, "StaleNumbers", &**why)
             }
+            Ok(_) if is_limited(plan) => Verdict::yes(
+                SCALING_ACTIVE,
+                "ProviderLimited",
+                "the size follows the queue as far as its providers bear it: one has refused requests (429)",
+            ),
             Ok(_) => Verdict::yes(SCALING_ACTIVE, "FollowsQueue", "the size follows the queue"),
         }
     }
+}
+
+/// A provider has said that it was too much, and nothing has shown since that it bears all.
+fn is_limited(plan: &Plan) -> bool {
+    let inputs = plan.decision.inputs;
+    inputs.is_some_and(|inputs| inputs.provider_limit.is_some())
 }
 
 fn schedulable(o: &Observed) -> Verdict {
