@@ -43,11 +43,11 @@ pub struct Metrics {
     pub moving: IntGaugeVec,
     /// Resident memory of workers over personas served.
     pub memory_per_persona: GaugeVec,
-    /// 1 while the queue can be used.
-    pub queue_up: IntGauge,
+    /// 1 while the queue can be used; no series where nobody looks.
+    queue_up: IntGaugeVec,
     /// Dead letters.
     pub dead: IntGaugeVec,
-    /// Tasks that ended without a worker's word: expired, dead, interrupted.
+    /// Tasks that ended without a worker's word: expired, cancelled, dead, interrupted, of a deleted persona.
     pub tasks: IntCounterVec,
     /// Duration of reconciliations.
     pub reconcile: HistogramVec,
@@ -172,7 +172,7 @@ impl Metrics {
                 "Resident memory of a namespace's workers over the personas they serve",
                 &["namespace", "phase"],
             )?,
-            queue_up: one("persona_queue_up", "1 while the queue can be used")?,
+            queue_up: int("persona_queue_up", "1 while the queue can be used", &[])?,
             dead: int("persona_dead_tasks", "Dead letters", &["namespace"])?,
             tasks: count(
                 "persona_tasks_total",
@@ -187,6 +187,13 @@ impl Metrics {
             )?,
             leader: one("persona_leader", "1 in the controller that leads")?,
         })
+    }
+
+    /// Whether the queue can be used.
+    pub fn queue_is_up(&self, is_up: bool) {
+        self.queue_up
+            .with_label_values::<&str>(&[])
+            .set(i64::from(is_up));
     }
 
     /// The pool is gone: so are its series.

@@ -131,7 +131,7 @@ impl Fixture {
     }
 
     pub async fn reap(&self) -> Vec<Reaped> {
-        self.ns.reap(1000).await.expect("reaped")
+        self.ns.reap(1000).await.expect("reaped").tasks
     }
 
     pub async fn stats(&self, pool: &str) -> PoolStats {

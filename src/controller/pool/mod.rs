@@ -22,7 +22,7 @@ pub use self::plan::Memory;
 use self::status::Counts;
 use super::context::{is_paused, now};
 use super::{Context, Error, metrics};
-use crate::api::condition::{READY, Verdict, merge};
+use crate::api::condition::merge;
 use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::lock::lock;
 use crate::scaling::{self, QUEUE, Reading};
@@ -144,15 +144,10 @@ async fn write(cx: &Context, pool: &WorkerPool, status: &WorkerPoolStatus) -> Re
 
 async fn paused(cx: &Context, pool: &WorkerPool) -> Result<Action, Error> {
     let before = pool.status.clone().unwrap_or_default();
-    let verdict = Verdict::unknown(
-        READY,
-        "Paused",
-        "the annotation persona.dev/paused keeps the operator from touching this pool",
-    );
     let status = WorkerPoolStatus {
         conditions: merge(
             &before.conditions,
-            &[verdict],
+            &status::paused(&before.conditions),
             pool.metadata.generation,
             now(),
         ),

@@ -1,7 +1,7 @@
 //! What a pool's status says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use super::observe::{Observed, PodView};
@@ -150,6 +150,17 @@ fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<Scal
         history.truncate(HISTORY);
     }
     history
+}
+
+/// What is known of a pool that its owner has paused: nothing that was known before still has to hold.
+pub fn paused(before: &[Condition]) -> Vec<Verdict> {
+    let message = "the annotation persona.dev/paused keeps the operator from touching this pool";
+    let there = |type_: &&str| *type_ == READY || before.iter().any(|c| c.type_ == *type_);
+    [READY, SCALING_ACTIVE, SCHEDULABLE, REPLICA_FAILURE]
+        .into_iter()
+        .filter(there)
+        .map(|type_| Verdict::unknown(type_, "Paused", message))
+        .collect()
 }
 
 fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<Verdict> {
