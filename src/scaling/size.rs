@@ -15,6 +15,8 @@ use crate::api::WorkerPoolSpec;
 const RATE_CHECK: Duration = Duration::from_secs(1);
 /// Time until the reading after a stale one.
 const NEXT_READING: Duration = Duration::from_millis(500);
+/// Time that a reading takes that was asked for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a size was chosen: the `reason` label of `persona_scale_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Decision {
     pub reason: String,
     /// Sources that gave no numbers that count, and why.
     pub blind: Vec<(String, String)>,
+    /// It would be smaller if the queue said once more that it may: to be read anew.
+    pub awaits_reading: bool,
     /// What the queue's part of the decision was computed from.
     pub inputs: Option<Inputs>,
     /// When to decide again, though nothing else changes.
@@ -120,6 +124,9 @@ pub fn desired(
         now,
         spec,
         spare,
+        is_old: readings
+            .iter()
+            .any(|reading| matches!(reading, Reading::Queue(queue) if queue.is_old)),
         rate: inputs.is_some_and(|inputs: Inputs| inputs.rate > 0.0),
     };
     let from = memory.size;
@@ -173,6 +180,8 @@ struct View<'a> {
     spec: &'a WorkerPoolSpec,
     /// Workers that what waits now needs.
     spare: u32,
+    /// The queue was read a while ago.
+    is_old: bool,
     /// An arrival rate is in use.
     rate: bool,
 }
@@ -269,7 +278,7 @@ impl View<'_> {
             (chosen, limit) = (size, None);
             times.extend(pause);
         }
-        let mut words = String::new();
+        let (mut words, mut awaits_reading) = (String::new(), false);
         let (target, _) = bounded(wanted, spec);
         if chosen > size {
             let ceiling = up.ceiling(now, size, &memory.changes);
@@ -287,6 +296,11 @@ impl View<'_> {
             if chosen < self.spare.min(size) {
                 (chosen, limit) = (self.spare.min(size), None);
                 words += ", and what waits needs it";
+            }
+            awaits_reading = chosen < size && self.is_old;
+            if awaits_reading {
+                (chosen, limit) = (size, None);
+                times.push(after(now, LOOK));
             }
         } else if kept.is_some() {
             words = "; kept for a while, because the last shrink was regretted".to_owned();
@@ -322,6 +336,7 @@ impl View<'_> {
             };
         Decision {
             again_at: times.into_iter().filter(|at| *at > now).min(),
+            awaits_reading,
             ..decision(
                 chosen,
                 cause,
@@ -343,6 +358,7 @@ fn decision(size: u32, cause: Cause, reason: String) -> Decision {
         cause,
         reason,
         blind: Vec::new(),
+        awaits_reading: false,
         inputs: None,
         again_at: None,
     }

@@ -25,6 +25,7 @@ pub fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
     let age = |pod: &&PodView| Duration::try_from(o.now.duration_since(pod.created?)).ok();
     Reading::Queue(QueueReading {
         at_ms: stats.at_ms,
+        is_old: o.is_old,
         epoch,
         demand: stats.demand,
         queued: stats.queued,

@@ -57,6 +57,7 @@ impl Scene {
                 largest_gpu: None,
                 concurrency: None,
                 external: Vec::new(),
+                is_old: false,
                 stats: Ok(Arc::new(stats)),
                 pool,
             },
@@ -211,6 +212,27 @@ fn nothing_drains_or_goes_while_the_queue_cannot_be_read() {
         assert_eq!(plan.decision.size, 2, "it holds");
         assert!(plan.drain.is_empty() && plan.delete.is_empty());
     }
+}
+
+#[test]
+fn numbers_of_a_while_ago_are_no_reason_to_shrink_but_to_look() {
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("a", 0)
+        .worker("b", 0);
+    scene.visit(0);
+    scene.o.is_old = true;
+    let plan = scene.visit(31);
+    assert!(plan.drain.is_empty() && plan.decision.awaits_reading);
+    assert!(plan.again_at.expect("soon") < at(32));
+    let more = scene.stats();
+    (more.demand, more.queued, more.runnable) = (9, 9, 9);
+    let plan = scene.visit(32);
+    assert!(!plan.create.is_empty(), "growing needs no second look");
+    let less = scene.stats();
+    (less.demand, less.queued, less.runnable) = (0, 0, 0);
+    scene.o.is_old = false;
+    let plan = scene.visit(100);
+    assert!(plan.decision.size < 5 && !plan.decision.awaits_reading);
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
+        is_old: false,
         stats: Ok(Arc::new(PoolStats {
             open: true,
             epoch: Some("e".into()),
