@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::behavior::{Rules, after, after_span};
+use super::decision::{Cause, Decision, decision};
 use super::memory::Memory;
 use super::need::{Figure, Inputs, Sentence};
 use super::reading::{QUEUE, QueueReading, Reading};
@@ -17,53 +18,6 @@ const RATE_CHECK: Duration = Duration::from_secs(1);
 const NEXT_READING: Duration = Duration::from_millis(500);
 /// Time that a reading takes that was asked for.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Why a size was chosen: the `reason` label of `persona_scale_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// `spec.replicas` is set.
-    Pinned,
-    /// The load asks for it.
-    Demand,
-    /// It was not needed for idleTimeout.
-    Idle,
-    /// minReplicas, maxReplicas or warmReplicas changed.
-    Bounds,
-    /// The load is not known.
-    Blind,
-}
-
-impl Cause {
-    /// As in metric labels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pinned => "pinned",
-            Self::Demand => "demand",
-            Self::Idle => "idle",
-            Self::Bounds => "bounds",
-            Self::Blind => "blind",
-        }
-    }
-}
-
-/// The size, and how it came about.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// Workers that are wanted.
-    pub size: u32,
-    /// Why, for machines.
-    pub cause: Cause,
-    /// Why, as a sentence with the numbers it came from.
-    pub reason: String,
-    /// Sources that gave no numbers that count, and why.
-    pub blind: Vec<(String, String)>,
-    /// It would be smaller if the queue said once more that it may: to be read anew.
-    pub awaits_reading: bool,
-    /// What the queue's part of the decision was computed from.
-    pub inputs: Option<Inputs>,
-    /// When to decide again, though nothing else changes.
-    pub again_at: Option<Timestamp>,
-}
 
 /// What one source asks for.
 struct Proposal {
@@ -350,18 +304,6 @@ impl View<'_> {
 fn within_tolerance(workers: f64, size: u32, up: &Rules, down: &Rules) -> bool {
     let ratio = workers / f64::from(size);
     size > 0 && ratio >= 1.0 - down.tolerance && ratio <= 1.0 + up.tolerance
-}
-
-fn decision(size: u32, cause: Cause, reason: String) -> Decision {
-    Decision {
-        size,
-        cause,
-        reason,
-        blind: Vec::new(),
-        awaits_reading: false,
-        inputs: None,
-        again_at: None,
-    }
 }
 
 /// The bound that took effect.
