@@ -16,7 +16,7 @@ use crate::api::runtime::PersonaConfig;
 use crate::provider::{Call, Credential, Delta, End, Event, ProviderError, ReplyStream};
 use crate::queue::QueueError;
 use crate::queue::listen::pause;
-use crate::queue::task::{Outcome, OutcomeKind, TaskError, code};
+use crate::queue::task::{OutcomeKind, TaskError, code};
 use crate::queue::work::{Fenced, LEASE, Taken};
 
 /// Runs a task. Its slot is free again when the queue knows the end, or does not want to.

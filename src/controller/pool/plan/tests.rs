@@ -227,14 +227,15 @@ fn numbers_of_a_while_ago_are_no_reason_to_shrink_but_to_look() {
     assert!(plan.drain.is_empty() && plan.decision.awaits_reading);
     assert!(plan.again_at.expect("soon") < at(32));
     let more = scene.stats();
-    (more.demand, more.queued, more.runnable) = (9, 9, 9);
+    (more.demand, more.queued, more.runnable) = (90, 90, 90);
     let plan = scene.visit(32);
     assert!(!plan.create.is_empty(), "growing needs no second look");
     let less = scene.stats();
     (less.demand, less.queued, less.runnable) = (0, 0, 0);
+    scene.visit(40);
     scene.o.is_old = false;
     let plan = scene.visit(100);
-    assert!(plan.decision.size < 5 && !plan.decision.awaits_reading);
+    assert!(plan.decision.size < 8 && !plan.decision.awaits_reading);
 }
 
 #[test]
