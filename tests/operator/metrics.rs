@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use kube::api::DeleteParams;
-use persona_operator::api::{Persona, PersonaTopology, Phase};
+use persona_operator::api::{Persona, PersonaTopology, Phase, WorkerPool};
 use serde_json::json;
 
 use crate::harness::{Operator, PATIENCE, condition, topology};
@@ -127,10 +127,17 @@ async fn queued(operator: &Operator, persona: &str, count: u64) -> Result<()> {
 async fn requests_that_end_before_a_worker_has_them_are_counted() -> Result<()> {
     let model = Upstream::always(says(&["Hi"])).await;
     let operator = Operator::start("ends").await?;
-    operator.pool("mine", json!({"replicas": 0})).await?;
+    operator.pool("mine", json!({})).await?;
     let home = json!({"poolRef": {"name": "mine"}});
     operator.persona("helper", &model.base_url(), home).await?;
     operator.ready::<Persona>("helper").await?;
+    let none = json!({"replicas": 0});
+    operator.patch::<WorkerPool>("mine", none).await?;
+    let empty = |pool: Option<&WorkerPool>| {
+        let status = pool.and_then(|pool| pool.status.as_ref());
+        status.is_some_and(|status| status.replicas == 0)
+    };
+    operator.until("mine", "empty", empty).await?;
     // Its client leaves.
     tokio::select! {
         answer = operator.ask("helper", json!({})) => bail!("{answer:?}"),
