@@ -22,7 +22,7 @@ const CLIENTS: (usize, usize) = (4, 20);
 /// Requests at once that the provider bears while it is limited.
 const BEARS: usize = 2;
 /// Refusals that are watched while the pool must not grow.
-const REFUSALS: usize = 30;
+const REFUSALS: usize = 12;
 
 /// A provider that refuses what is too much, as providers do.
 struct Provider {
