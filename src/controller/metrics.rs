@@ -246,3 +246,24 @@ impl Metrics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_look_says_nothing_of_the_queue() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("registers");
+        let said = || {
+            let families = registry.gather();
+            let found = families.iter().find(|f| f.name() == "persona_queue_up");
+            found.map(|family| family.get_metric()[0].get_gauge().get_value())
+        };
+        assert_eq!(said(), None);
+        metrics.queue_is_up(false);
+        assert_eq!(said(), Some(0.0));
+        metrics.queue_is_up(true);
+        assert_eq!(said(), Some(1.0));
+    }
+}
