@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
+use persona_operator::queue::heartbeat::Heartbeat;
 use persona_operator::queue::listen::Bell;
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::Outcome;
-use persona_operator::queue::work::{Fenced, Heartbeat, LEASE, Take, Taken};
+use persona_operator::queue::work::{Fenced, LEASE, Take, Taken};
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -182,6 +183,7 @@ async fn work(run: Arc<Run>, number: usize, aware: bool) -> Result<()> {
         lease: LEASE,
         loaded: &[],
         load_failures: &[],
+        recycle: None,
     };
     run.ns.register(&heartbeat).await?;
     let server = Arc::new(Server::default());

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use persona_operator::api::runtime::PersonaConfig;
 use persona_operator::api::{Generation, Provider, QueueLimits};
+use persona_operator::queue::heartbeat::Heartbeat;
 use persona_operator::queue::routing::{Route, RouteAnswer, Target};
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::Outcome;
-use persona_operator::queue::work::{Fenced, Heartbeat, LEASE, Take, TakeAnswer};
+use persona_operator::queue::work::{Fenced, LEASE, Take, TakeAnswer};
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
 use testbed::{Redis, RedisOptions};
 use tokio::sync::mpsc;
@@ -125,6 +126,7 @@ impl Bench {
             lease: LEASE,
             loaded: &[],
             load_failures: &[],
+            recycle: None,
         };
         self.ns().register(&heartbeat).await.expect("registered");
     }

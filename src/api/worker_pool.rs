@@ -261,7 +261,7 @@ pub enum GpuLabels {
     Karpenter,
 }
 
-/// When a worker finishes its requests and starts afresh, against leaks.
+/// When a fresh worker takes the place of one, against leaks: first the new one, then the old one drains.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Recycle {

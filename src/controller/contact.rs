@@ -15,7 +15,7 @@ use super::routes::Verdict;
 use super::{Context, Error, persona, topology};
 use crate::api::Phase;
 use crate::lock::lock;
-use crate::queue::fleet::{Fate, Reaped};
+use crate::queue::fleet::{Reaped, Sweep};
 use crate::queue::task::OutcomeKind;
 use crate::queue::work::LEASE;
 
@@ -146,7 +146,7 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
     loop {
         pulse.beat();
         match timeout(PATIENCE, round(&cx, &mut swept)).await {
-            Ok(Ok(())) => cx.metrics.queue_up.set(1),
+            Ok(Ok(())) => cx.metrics.queue_is_up(true),
             Ok(Err(error)) => broken(&cx, error.to_string()),
             Err(_) => broken(&cx, format!("the queue did not answer within {PATIENCE:?}")),
         }
@@ -160,7 +160,7 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
 }
 
 fn broken(cx: &Context, words: String) {
-    cx.metrics.queue_up.set(0);
+    cx.metrics.queue_is_up(false);
     cx.contact.broken(words);
 }
 
@@ -191,14 +191,11 @@ async fn round(cx: &Context, swept: &mut Option<Instant>) -> Result<(), Error> {
     }
     if cx.contact.reaps() {
         for namespace in namespaces.keys() {
-            let reaped = cx.queue.namespace(namespace)?.reap(BATCH).await?;
-            look_at(cx, namespace, &reaped).await;
-            if !reaped.is_empty() {
-                tracing::info!(
-                    namespace,
-                    tasks = reaped.len(),
-                    "gave back what had expired"
-                );
+            let Sweep { tasks, ended } = cx.queue.namespace(namespace)?.reap(BATCH).await?;
+            count(cx, namespace, &ended);
+            look_at(cx, namespace, &tasks).await;
+            if !tasks.is_empty() {
+                tracing::info!(namespace, tasks = tasks.len(), "gave back what had expired");
             }
         }
     }
@@ -273,35 +270,24 @@ async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counts the tasks that ended so. Personas that have lost workers may be in quarantine now, and say so.
-async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
+/// Counts tasks that ended without a worker's word; workers count the others.
+fn count(cx: &Context, namespace: &str, ended: &[(OutcomeKind, u64)]) {
     let topology = cx.stores.topology(namespace);
     let phase = topology.and_then(|t| t.status.as_ref()?.phase);
-    for task in reaped {
-        if let Some(outcome) = outcome(task.fate) {
-            cx.metrics
-                .tasks
-                .with_label_values(&[
-                    namespace,
-                    phase.map_or("Own", Phase::as_str),
-                    outcome.as_str(),
-                ])
-                .inc();
-        }
-    }
-    let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
-    for persona in personas {
-        cx.bells.persona(namespace, persona).await;
+    let phase = phase.map_or("Own", Phase::as_str);
+    for (outcome, count) in ended {
+        cx.metrics
+            .tasks
+            .with_label_values(&[namespace, phase, outcome.as_str()])
+            .inc_by(*count);
     }
 }
 
-/// The outcome of a task that reap ended; workers count the others.
-const fn outcome(fate: Fate) -> Option<OutcomeKind> {
-    match fate {
-        Fate::Requeued => None,
-        Fate::Expired => Some(OutcomeKind::Expired),
-        Fate::Interrupted | Fate::Removed => Some(OutcomeKind::Failed),
-        Fate::Dead => Some(OutcomeKind::Dead),
+/// Personas that have lost workers may be in quarantine now, and say so.
+async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
+    let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
+    for persona in personas {
+        cx.bells.persona(namespace, persona).await;
     }
 }
 

@@ -5,6 +5,7 @@ use prometheus::{
 };
 
 use crate::api::Phase;
+use crate::queue::heartbeat::RecycleReason;
 
 /// The controller's series. Labels are bounded: namespaces and pools that exist, and fixed words.
 pub struct Metrics {
@@ -30,6 +31,8 @@ pub struct Metrics {
     pub provider_limit: IntGaugeVec,
     /// Changes of size.
     pub scales: IntCounterVec,
+    /// Workers that asked to be replaced and were.
+    pub recycles: IntCounterVec,
     /// 1 while the size cannot follow its numbers.
     pub blind: IntGaugeVec,
     /// Personas that count, by namespace and phase.
@@ -40,11 +43,11 @@ pub struct Metrics {
     pub moving: IntGaugeVec,
     /// Resident memory of workers over personas served.
     pub memory_per_persona: GaugeVec,
-    /// 1 while the queue can be used.
-    pub queue_up: IntGauge,
+    /// 1 while the queue can be used; no series where nobody looks.
+    queue_up: IntGaugeVec,
     /// Dead letters.
     pub dead: IntGaugeVec,
-    /// Tasks that ended without a worker's word: expired, dead, interrupted.
+    /// Tasks that ended without a worker's word: expired, cancelled, dead, interrupted, of a deleted persona.
     pub tasks: IntCounterVec,
     /// Duration of reconciliations.
     pub reconcile: HistogramVec,
@@ -139,6 +142,11 @@ impl Metrics {
                 "Changes of size, by direction and reason",
                 &["namespace", "pool", "direction", "reason"],
             )?,
+            recycles: count(
+                "persona_worker_recycles_total",
+                "Workers that were replaced by fresh ones, by reason",
+                &["namespace", "pool", "reason"],
+            )?,
             blind: int(
                 "persona_scale_blind",
                 "1 while the source of a pool's size cannot be read",
@@ -164,7 +172,7 @@ impl Metrics {
                 "Resident memory of a namespace's workers over the personas they serve",
                 &["namespace", "phase"],
             )?,
-            queue_up: one("persona_queue_up", "1 while the queue can be used")?,
+            queue_up: int("persona_queue_up", "1 while the queue can be used", &[])?,
             dead: int("persona_dead_tasks", "Dead letters", &["namespace"])?,
             tasks: count(
                 "persona_tasks_total",
@@ -179,6 +187,13 @@ impl Metrics {
             )?,
             leader: one("persona_leader", "1 in the controller that leads")?,
         })
+    }
+
+    /// Whether the queue can be used.
+    pub fn queue_is_up(&self, is_up: bool) {
+        self.queue_up
+            .with_label_values::<&str>(&[])
+            .set(i64::from(is_up));
     }
 
     /// The pool is gone: so are its series.
@@ -206,6 +221,11 @@ impl Metrics {
                 .remove_label_values(&[namespace, pool, source])
                 .ok();
         }
+        for reason in RecycleReason::ALL {
+            self.recycles
+                .remove_label_values(&[namespace, pool, reason.as_str()])
+                .ok();
+        }
         for direction in ["up", "down"] {
             for reason in ["pinned", "demand", "idle", "bounds", "blind"] {
                 self.scales
@@ -224,5 +244,26 @@ impl Metrics {
             }
             self.memory_per_persona.remove_label_values(&labels).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_look_says_nothing_of_the_queue() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("registers");
+        let said = || {
+            let families = registry.gather();
+            let found = families.iter().find(|f| f.name() == "persona_queue_up");
+            found.map(|family| family.get_metric()[0].get_gauge().get_value())
+        };
+        assert_eq!(said(), None);
+        metrics.queue_is_up(false);
+        assert_eq!(said(), Some(0.0));
+        metrics.queue_is_up(true);
+        assert_eq!(said(), Some(1.0));
     }
 }

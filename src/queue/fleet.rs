@@ -1,6 +1,7 @@
 //! Verbs of the controller about workers: drain, reap, forget.
 
 use super::reply::Reply;
+use super::task::OutcomeKind;
 use super::{NamespaceQueue, QueueError};
 
 /// What became of a task that reap touched.
@@ -29,6 +30,16 @@ pub struct Reaped {
     pub fate: Fate,
 }
 
+/// Answer to [`NamespaceQueue::reap`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Tasks that it touched.
+    pub tasks: Vec<Reaped>,
+    /// Tasks that have ended without a worker's word since the last sweep, by whichever verb, and how: each
+    /// end is told once.
+    pub ended: Vec<(OutcomeKind, u64)>,
+}
+
 impl NamespaceQueue {
     /// Stops (or allows) a worker's take, claim and direct calls, by pod uid, until the pod is
     /// gone. Answers how many tasks it holds.
@@ -50,9 +61,13 @@ impl NamespaceQueue {
     ///
     /// # Errors
     /// When Redis gives no answer.
-    pub async fn reap(&self, limit: u32) -> Result<Vec<Reaped>, QueueError> {
+    pub async fn reap(&self, limit: u32) -> Result<Sweep, QueueError> {
         let mut cmd = self.verb("reap");
-        reaped(self.reply("reap", cmd.arg(limit)).await?)
+        let mut reply = self.reply("reap", cmd.arg(limit)).await?;
+        Ok(Sweep {
+            tasks: reaped(reply.list()?)?,
+            ended: ended(reply.list()?)?,
+        })
     }
 
     /// Gives back all tasks of a worker whose container has ended, without waiting for leases.
@@ -72,6 +87,17 @@ impl NamespaceQueue {
         let mut cmd = self.verb("reap_worker");
         reaped(self.reply("reap_worker", cmd.arg(worker).arg(1)).await?)
     }
+}
+
+/// Outcome and count in turn.
+fn ended(mut reply: Reply) -> Result<Vec<(OutcomeKind, u64)>, QueueError> {
+    let mut counts = Vec::new();
+    while !reply.is_empty() {
+        let word = reply.text()?;
+        let kind = OutcomeKind::read(&word).ok_or_else(|| reply.unknown(&word))?;
+        counts.push((kind, reply.next()?));
+    }
+    Ok(counts)
 }
 
 fn reaped(reply: Reply) -> Result<Vec<Reaped>, QueueError> {

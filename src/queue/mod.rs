@@ -7,7 +7,8 @@
 //! - [`Queue`] and [`NamespaceQueue`]: connection, and the handle of one namespace
 //! - [`routing`] controller: which persona runs in which pool
 //! - [`submit`] gateway: enqueue, cancel, claim, read results
-//! - [`work`] worker: take, renew, emit, finish, release
+//! - [`work`] worker: take, emit, finish, release
+//! - [`heartbeat`] worker: register, renew, start afresh, deregister
 //! - [`fleet`] controller: drain, reap and forget workers
 //! - [`listen`] waiting: bell of a pool, control of a worker, results of a gateway, doorbell of the controller
 //! - [`stats`] what autoscaling observes
@@ -21,6 +22,7 @@ mod client;
 mod connection;
 mod error;
 pub mod fleet;
+pub mod heartbeat;
 pub mod keys;
 pub mod library;
 pub mod listen;

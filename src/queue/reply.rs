@@ -31,6 +31,10 @@ impl Reply {
         from_redis_value(value).map_err(|error| wrong(self.verb, error.to_string()))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.len() == 0
+    }
+
     pub(super) fn text(&mut self) -> Result<String, QueueError> {
         self.next()
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, Value};
 
+use super::heartbeat::{RecycleReason, duties};
 use super::reply::{Reply, wrong};
 use super::task::Duties;
-use super::work::duties;
 use super::{NamespaceQueue, Queue, QueueError};
 
 /// A pool as of one moment. Times are Redis' clock in ms since the epoch, durations in ms.
@@ -101,6 +101,8 @@ pub struct WorkerStats {
     pub loaded: Vec<String>,
     /// What its model server could not load, in order of name, and why in the server's words.
     pub load_failures: Vec<(String, String)>,
+    /// It asks to be replaced by a fresh one.
+    pub recycle: Option<RecycleReason>,
 }
 
 impl WorkerStats {
@@ -265,6 +267,7 @@ fn worker_stats(mut reply: Reply) -> Result<WorkerStats, QueueError> {
         // In order, because a model server tells of them in any: the same again is no news.
         loaded: sorted(lines(&reply.text()?)),
         load_failures: sorted(load_failures(&reply.text()?)),
+        recycle: RecycleReason::read(&reply.text()?),
     })
 }
 

@@ -75,6 +75,20 @@ pub enum OutcomeKind {
 }
 
 impl OutcomeKind {
+    /// All outcomes.
+    pub const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Expired,
+        Self::Cancelled,
+        Self::Dead,
+    ];
+
+    /// The outcome of that word.
+    pub(super) fn read(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word in keys, metrics and JSON.
     pub fn as_str(self) -> &'static str {
         match self {

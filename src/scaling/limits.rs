@@ -109,8 +109,8 @@ impl Provider {
         } else if let Some(limit) = &mut self.limit
             && !refused
         {
-            let is_used = reading.demand.max(reading.running) as f64 >= limit.requests.floor();
-            if is_used {
+            // What waits for workers that start has not shown that the provider bears it.
+            if ran >= limit.requests.floor() {
                 limit.requests += RAISE * seconds;
             }
             let is_wide = limit.requests >= reading.concurrency as f64;
@@ -172,16 +172,18 @@ mod tests {
     #[test]
     fn it_is_tried_again_while_it_is_used_and_only_then() {
         let cut = [asked(40, 40, 0), asked(40, 3, 5)];
-        let used = [cut.as_slice(), &vec![asked(40, 28, 5); 4]].concat();
+        let used = [cut.as_slice(), &vec![asked(40, 30, 5); 4]].concat();
         assert_eq!(after(&used), Some(30));
         let idle = [cut.as_slice(), &vec![asked(3, 3, 5); 4]].concat();
         assert_eq!(after(&idle), Some(28));
+        let waits = [cut.as_slice(), &vec![asked(90, 20, 5); 300]].concat();
+        assert_eq!(after(&waits), Some(28), "workers start, for minutes");
     }
 
     #[test]
     fn a_limit_that_nobody_reaches_or_that_is_old_is_none() {
         let cut = [asked(90, 90, 0), asked(90, 3, 5)];
-        let wide = [cut.as_slice(), &vec![asked(100, 90, 5); 80]].concat();
+        let wide = [cut.as_slice(), &vec![asked(100, 100, 5); 80]].concat();
         assert_eq!(after(&wide), None, "maxConcurrency is the limit again");
         let old = [cut.as_slice(), &vec![asked(1, 1, 5); 601]].concat();
         assert_eq!(after(&old), None);

@@ -5,6 +5,7 @@
 
 mod arrivals;
 pub(crate) mod behavior;
+mod decision;
 mod erlang;
 mod limits;
 mod memory;
@@ -16,8 +17,9 @@ mod service;
 mod size;
 mod victims;
 
+pub use decision::{Cause, Decision};
 pub use memory::Memory;
 pub use need::Inputs;
 pub use reading::{ProviderReading, QUEUE, QueueReading, Reading};
-pub use size::{Cause, Decision, desired};
+pub use size::desired;
 pub use victims::{Candidate, victims};

@@ -43,6 +43,8 @@ pub const QUEUE: &str = "queue";
 pub struct QueueReading {
     /// When, ms of the queue's clock.
     pub at_ms: u64,
+    /// It was read a while ago, and the queue may be gone since: no reason to shrink.
+    pub is_old: bool,
     /// Another than before: what was counted is lost.
     pub epoch: String,
     /// Sum over its personas of min(queued + running, maxConcurrency), without those that may not

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::behavior::{Rules, after, after_span};
+use super::decision::{Cause, Decision, decision};
 use super::memory::Memory;
 use super::need::{Figure, Inputs, Sentence};
 use super::reading::{QUEUE, QueueReading, Reading};
@@ -15,51 +16,8 @@ use crate::api::WorkerPoolSpec;
 const RATE_CHECK: Duration = Duration::from_secs(1);
 /// Time until the reading after a stale one.
 const NEXT_READING: Duration = Duration::from_millis(500);
-
-/// Why a size was chosen: the `reason` label of `persona_scale_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// `spec.replicas` is set.
-    Pinned,
-    /// The load asks for it.
-    Demand,
-    /// It was not needed for idleTimeout.
-    Idle,
-    /// minReplicas, maxReplicas or warmReplicas changed.
-    Bounds,
-    /// The load is not known.
-    Blind,
-}
-
-impl Cause {
-    /// As in metric labels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pinned => "pinned",
-            Self::Demand => "demand",
-            Self::Idle => "idle",
-            Self::Bounds => "bounds",
-            Self::Blind => "blind",
-        }
-    }
-}
-
-/// The size, and how it came about.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision {
-    /// Workers that are wanted.
-    pub size: u32,
-    /// Why, for machines.
-    pub cause: Cause,
-    /// Why, as a sentence with the numbers it came from.
-    pub reason: String,
-    /// Sources that gave no numbers that count, and why.
-    pub blind: Vec<(String, String)>,
-    /// What the queue's part of the decision was computed from.
-    pub inputs: Option<Inputs>,
-    /// When to decide again, though nothing else changes.
-    pub again_at: Option<Timestamp>,
-}
+/// Time that a reading takes that was asked for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What one source asks for.
 struct Proposal {
@@ -120,6 +78,9 @@ pub fn desired(
         now,
         spec,
         spare,
+        is_old: readings
+            .iter()
+            .any(|reading| matches!(reading, Reading::Queue(queue) if queue.is_old)),
         rate: inputs.is_some_and(|inputs: Inputs| inputs.rate > 0.0),
     };
     let from = memory.size;
@@ -173,6 +134,8 @@ struct View<'a> {
     spec: &'a WorkerPoolSpec,
     /// Workers that what waits now needs.
     spare: u32,
+    /// The queue was read a while ago.
+    is_old: bool,
     /// An arrival rate is in use.
     rate: bool,
 }
@@ -269,7 +232,7 @@ impl View<'_> {
             (chosen, limit) = (size, None);
             times.extend(pause);
         }
-        let mut words = String::new();
+        let (mut words, mut awaits_reading) = (String::new(), false);
         let (target, _) = bounded(wanted, spec);
         if chosen > size {
             let ceiling = up.ceiling(now, size, &memory.changes);
@@ -287,6 +250,11 @@ impl View<'_> {
             if chosen < self.spare.min(size) {
                 (chosen, limit) = (self.spare.min(size), None);
                 words += ", and what waits needs it";
+            }
+            awaits_reading = chosen < size && self.is_old;
+            if awaits_reading {
+                (chosen, limit) = (size, None);
+                times.push(after(now, LOOK));
             }
         } else if kept.is_some() {
             words = "; kept for a while, because the last shrink was regretted".to_owned();
@@ -322,6 +290,7 @@ impl View<'_> {
             };
         Decision {
             again_at: times.into_iter().filter(|at| *at > now).min(),
+            awaits_reading,
             ..decision(
                 chosen,
                 cause,
@@ -335,17 +304,6 @@ impl View<'_> {
 fn within_tolerance(workers: f64, size: u32, up: &Rules, down: &Rules) -> bool {
     let ratio = workers / f64::from(size);
     size > 0 && ratio >= 1.0 - down.tolerance && ratio <= 1.0 + up.tolerance
-}
-
-fn decision(size: u32, cause: Cause, reason: String) -> Decision {
-    Decision {
-        size,
-        cause,
-        reason,
-        blind: Vec::new(),
-        inputs: None,
-        again_at: None,
-    }
 }
 
 /// The bound that took effect.

@@ -16,11 +16,8 @@ use crate::api::runtime::PersonaConfig;
 use crate::provider::{Call, Credential, Delta, End, Event, ProviderError, ReplyStream};
 use crate::queue::QueueError;
 use crate::queue::listen::pause;
-use crate::queue::task::{Outcome, OutcomeKind, TaskError, code};
+use crate::queue::task::{OutcomeKind, TaskError, code};
 use crate::queue::work::{Fenced, LEASE, Taken};
-
-/// After the last entry that a task's output can have.
-const NO_ENTRIES: &str = "18446744073709551615-0";
 
 /// Runs a task. Its slot is free again when the queue knows the end, or does not want to.
 pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
@@ -55,10 +52,10 @@ pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
     // Closes the stream.
     drop(attempt);
     drop(ticket);
-    match verdict {
-        Some(Verdict::Finish(outcome)) if told => context.metrics.ended(outcome.outcome, took),
-        None => count_lost(&context, &taken).await,
-        _ => {}
+    if let Some(Verdict::Finish(outcome)) = verdict
+        && told
+    {
+        context.metrics.ended(outcome.outcome, took);
     }
 }
 
@@ -315,29 +312,5 @@ impl<'a> Counted<'a> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.context.metrics.attempt(self.provider, self.result);
-    }
-}
-
-/// A task that was taken from this worker may have been cancelled.
-async fn count_lost(context: &Context, taken: &Taken) {
-    match context
-        .link
-        .queue()
-        .output(&taken.task, Some(NO_ENTRIES))
-        .await
-    {
-        Ok(Some(output)) => {
-            if let Some(Outcome {
-                outcome: OutcomeKind::Cancelled,
-                ..
-            }) = output.outcome
-            {
-                context.metrics.outcome(OutcomeKind::Cancelled);
-            }
-        }
-        Ok(None) => {}
-        Err(error) => {
-            tracing::debug!(task = taken.task, %error, "what became of a lost task is not known")
-        }
     }
 }

@@ -9,8 +9,9 @@ use super::adapters::Report;
 use super::roster::Stop;
 use super::{BACKOFF, Context, recycle};
 use crate::queue::QueueError;
+use crate::queue::heartbeat::{Heartbeat, RENEW_EVERY};
 use crate::queue::listen::pause;
-use crate::queue::work::{Heartbeat, LEASE, RENEW_EVERY};
+use crate::queue::work::LEASE;
 use crate::telemetry::Pulse;
 
 /// More than a tick of Redis' clock.
@@ -157,6 +158,7 @@ fn describe<'a>(
         lease: LEASE,
         loaded: &report.loaded,
         load_failures: &report.failures,
+        recycle: context.recycle.get().copied(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! A worker's life: register, work, and stop in order.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -75,6 +75,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         roster,
         metrics,
         draining: watch::Sender::new(false),
+        recycle: OnceLock::new(),
         beat: Notify::new(),
         closing: CancellationToken::new(),
     };
@@ -177,9 +178,15 @@ impl Prepared {
     }
 }
 
-/// Waits until it is time to start afresh, and this worker's turn.
+/// Waits until it is time to start afresh in its place, and this worker's turn. One that can be replaced asks
+/// for that and goes on.
 async fn recycles(context: &Context, options: &Options) -> recycle::Reason {
     let reason = recycle::due(context, options.recycle_limits()).await;
+    if options.model_server.is_none() {
+        tracing::info!(reason = reason.as_str(), "asking to be replaced");
+        context.ask_to_be_replaced(reason);
+        return std::future::pending().await;
+    }
     // What runs may take that long to end.
     let patience = Duration::from(options.drain_timeout) + GIVE_BACK;
     recycle::turn(context, patience).await;

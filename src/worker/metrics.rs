@@ -128,7 +128,7 @@ impl Metrics {
             )?,
             tasks: counter(
                 "persona_tasks_total",
-                "Tasks that ended on this worker, by outcome",
+                "Tasks that this worker has ended, by outcome",
                 &["namespace", "phase", "outcome"],
             )?,
             attempts: counter(
@@ -158,11 +158,6 @@ impl Metrics {
     /// A task has its outcome from this worker.
     pub fn ended(&self, outcome: OutcomeKind, time: Duration) {
         self.observe(&self.duration, time);
-        self.outcome(outcome);
-    }
-
-    /// A task of this worker was ended by others.
-    pub fn outcome(&self, outcome: OutcomeKind) {
         self.tasks
             .with_label_values(&[self.namespace.as_str(), self.phase(), outcome.as_str()])
             .inc();

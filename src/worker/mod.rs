@@ -29,7 +29,7 @@ pub use options::Options;
 pub use recycle::{MemorySize, Reason, Recycles};
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -90,6 +90,8 @@ struct Context {
     metrics: metrics::Metrics,
     /// The controller wants nothing new taken.
     draining: watch::Sender<bool>,
+    /// Why it asks to be replaced, once it does.
+    recycle: OnceLock<Reason>,
     /// Asks for a heartbeat now.
     beat: Notify,
     /// Nothing new is taken any more.
@@ -100,6 +102,13 @@ impl Context {
     /// From now on nothing new is taken, and the queue knows.
     fn close(&self) {
         self.closing.cancel();
+        self.beat.notify_one();
+    }
+
+    /// From now on the queue knows that the worker is to be followed by another one.
+    fn ask_to_be_replaced(&self, why: Reason) {
+        // The first reason will do.
+        self.recycle.get_or_init(|| why);
         self.beat.notify_one();
     }
 }

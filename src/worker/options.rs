@@ -58,13 +58,13 @@ pub struct Options {
     /// How long running tasks may take to end after SIGTERM.
     #[arg(long, env = "PERSONA_DRAIN_TIMEOUT", default_value = "60s")]
     pub drain_timeout: Span,
-    /// Starts afresh after that many tasks; 0 = never.
+    /// Asks to be replaced, or beside a model server starts afresh, after that many tasks; 0 = never.
     #[arg(long, env = "PERSONA_RECYCLE_AFTER_TASKS", default_value_t = Recycle::default().after_tasks)]
     pub recycle_after_tasks: u64,
-    /// Starts afresh after that time; 0s = never.
+    /// The same after that time; 0s = never.
     #[arg(long, env = "PERSONA_RECYCLE_AFTER_AGE", default_value_t = Recycle::default().after_age)]
     pub recycle_after_age: Span,
-    /// Starts afresh at that much resident memory, like 512Mi.
+    /// The same at that much resident memory, like 512Mi.
     #[arg(long, env = "PERSONA_RECYCLE_AT_MEMORY", default_value = "512Mi")]
     pub recycle_at_memory: MemorySize,
     /// How often this container has started afresh: set by the worker itself when it does.

@@ -1,5 +1,9 @@
-//! Starting afresh, against leaks: when, and how. The process replaces itself (`execve`): same pid,
-//! new memory, and no restart of the container, which Kubernetes would delay more each time.
+//! Starting afresh, against leaks: when, and how.
+//!
+//! A worker asks to be replaced and serves on; the controller makes another pod and drains this one when
+//! that is Ready. Beside a model server it does not: a second copy of the model would need another device.
+//! There the process replaces itself (`execve`): same pid, new memory, and no restart of the container,
+//! which Kubernetes would delay more each time.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
@@ -8,6 +12,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::Context;
+pub use crate::queue::heartbeat::RecycleReason as Reason;
 
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -25,31 +30,6 @@ pub struct Limits {
     pub after_age: Duration,
     /// At that much resident memory, in bytes; 0 = never.
     pub at_memory: u64,
-}
-
-/// Why a worker starts afresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// It has run many tasks.
-    Tasks,
-    /// It is old.
-    Age,
-    /// It has grown.
-    Memory,
-}
-
-impl Reason {
-    /// All reasons.
-    pub const ALL: [Self; 3] = [Self::Tasks, Self::Age, Self::Memory];
-
-    /// The label of metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tasks => "tasks",
-            Self::Age => "age",
-            Self::Memory => "memory",
-        }
-    }
 }
 
 impl Limits {
@@ -106,7 +86,7 @@ pub async fn due(context: &Context, limits: Limits) -> Reason {
     }
 }
 
-/// Waits for its turn: of a pool's workers one at a time starts afresh, and the others serve meanwhile.
+/// Waits for its turn: of a pool's workers one at a time starts afresh in its place, and the others serve meanwhile.
 /// `patience` is how long the others may have to wait, if this one never comes back.
 pub async fn turn(context: &Context, patience: Duration) {
     loop {

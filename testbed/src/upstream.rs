@@ -40,6 +40,8 @@ pub struct Received {
     pub head: String,
     /// JSON body.
     pub body: Value,
+    /// Requests being answered, this one included.
+    pub open: usize,
 }
 
 type Script = Box<dyn Fn(&Received) -> Vec<Step> + Send + Sync>;
@@ -130,18 +132,25 @@ impl Drop for Upstream {
 
 async fn serve(mut stream: TcpStream, state: Arc<State>) {
     while let Some((head, body)) = read_request(&mut stream).await {
-        let received = {
-            let mut all = state.received.lock().expect("no panic");
-            let number = all.len() + 1;
-            let received = Received { number, head, body };
-            all.push(received.clone());
-            received
-        };
+        let mut open = 0;
         state.counts.send_modify(|counts| {
             counts.requests += 1;
             counts.open += 1;
             counts.most = counts.most.max(counts.open);
+            open = counts.open;
         });
+        let received = {
+            let mut all = state.received.lock().expect("no panic");
+            let number = all.len() + 1;
+            let received = Received {
+                number,
+                head,
+                body,
+                open,
+            };
+            all.push(received.clone());
+            received
+        };
         let steps = (state.script)(&received);
         let complete = play(&mut stream, &steps).await;
         state.counts.send_modify(|counts| {

@@ -62,7 +62,7 @@ async fn request_that_no_worker_had_time_for_is_504() {
         let request = stage.send(&chat("hasty", json!({"stream": stream})));
         // The controller's sweep.
         eventually("an expired task", async || {
-            !namespace.reap(10).await.expect("reaps").is_empty()
+            !namespace.reap(10).await.expect("reaps").tasks.is_empty()
         })
         .await;
         error_of(answer_of(request).await, 504, "deadline_exceeded").await;

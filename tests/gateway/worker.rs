@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use persona_operator::api::runtime::PLAIN_LANE;
 use persona_operator::queue::NamespaceQueue;
+use persona_operator::queue::heartbeat::Heartbeat;
 use persona_operator::queue::listen::{Control, ControlMessage};
 use persona_operator::queue::task::{Chunk, Outcome, Usage};
-use persona_operator::queue::work::{Fenced, Heartbeat, ReleaseReason, Take, Taken};
+use persona_operator::queue::work::{Fenced, ReleaseReason, Take, Taken};
 use serde_json::Value;
 
 use crate::publish::POOL;
@@ -52,6 +53,7 @@ impl Worker {
             lease: Duration::from_secs(60),
             loaded: &[],
             load_failures: &[],
+            recycle: None,
         };
         queue.register(&heartbeat).await.expect("registers");
         worker

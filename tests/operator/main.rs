@@ -8,6 +8,7 @@ mod gpus;
 mod harness;
 mod kills;
 mod leftovers;
+mod limits;
 mod metrics;
 mod midway;
 mod moves;

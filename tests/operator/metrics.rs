@@ -1,10 +1,11 @@
 //! What the metrics say of a namespace's phase: by phase, and right.
 
-use anyhow::{Context, Result};
-use persona_operator::api::{Persona, PersonaTopology, Phase};
+use anyhow::{Context, Result, bail};
+use kube::api::DeleteParams;
+use persona_operator::api::{Persona, PersonaTopology, Phase, WorkerPool};
 use serde_json::json;
 
-use crate::harness::{Operator, PATIENCE, condition};
+use crate::harness::{Operator, PATIENCE, condition, topology};
 use crate::upstream::{Upstream, says};
 
 /// Waits until a series of the controller has a value.
@@ -109,5 +110,60 @@ async fn personas_memory_latency_and_triggers_are_told_by_phase() -> Result<()> 
         let counted = tokio::time::timeout(PATIENCE, counted).await;
         counted.with_context(|| format!("no latency of {phase:?}"))??;
     }
+    operator.stop().await
+}
+
+/// Waits until that many requests of a persona wait.
+async fn queued(operator: &Operator, persona: &str, count: u64) -> Result<()> {
+    let queue = operator.queue()?;
+    let personas = [persona.to_owned()];
+    while queue.persona_stats(&personas).await?[0].queued != count {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_that_end_before_a_worker_has_them_are_counted() -> Result<()> {
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("ends").await?;
+    operator.pool("mine", json!({})).await?;
+    let home = json!({"poolRef": {"name": "mine"}});
+    operator.persona("helper", &model.base_url(), home).await?;
+    operator.ready::<Persona>("helper").await?;
+    let none = json!({"replicas": 0});
+    operator.patch::<WorkerPool>("mine", none).await?;
+    let empty = |pool: Option<&WorkerPool>| {
+        let status = pool.and_then(|pool| pool.status.as_ref());
+        status.is_some_and(|status| status.replicas == 0)
+    };
+    operator.until("mine", "empty", empty).await?;
+    // Its client leaves.
+    tokio::select! {
+        answer = operator.ask("helper", json!({})) => bail!("{answer:?}"),
+        waits = queued(&operator, "helper", 1) => waits?,
+    }
+    queued(&operator, "helper", 0).await?;
+    // Its persona is deleted.
+    let deleting = async {
+        queued(&operator, "helper", 1).await?;
+        let params = DeleteParams::default();
+        operator.all::<Persona>().delete("helper", &params).await?;
+        anyhow::Ok(())
+    };
+    let (answer, deleted) = tokio::join!(operator.ask("helper", json!({})), deleting);
+    deleted?;
+    assert_eq!(answer?.status(), 404);
+    let topology = topology(&operator).await?;
+    let phase = topology.status.and_then(|s| s.phase).context("no phase")?;
+    for outcome in ["cancelled", "failed"] {
+        let series = format!(
+            "persona_tasks_total{{namespace=\"{}\",outcome=\"{outcome}\",phase=\"{}\"}}",
+            operator.namespace,
+            phase.as_str()
+        );
+        until(&operator, &series, |count| count == 1.0).await?;
+    }
+    assert_eq!(model.counts().requests, 0);
     operator.stop().await
 }

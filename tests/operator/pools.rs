@@ -209,7 +209,12 @@ async fn a_paused_pool_is_left_alone_and_says_so() -> Result<()> {
     let paused = |pool: Option<&WorkerPool>| {
         pool.is_some_and(|p| reason(p, "Ready").as_deref() == Some("Paused"))
     };
-    operator.until("mine", "paused", paused).await?;
+    let found = operator.until("mine", "paused", paused).await?;
+    let found = found.context("gone")?;
+    for type_ in ["Ready", "ScalingActive", "Schedulable"] {
+        assert_eq!(condition(&found, type_).as_deref(), Some("Unknown"));
+        assert_eq!(reason(&found, type_).as_deref(), Some("Paused"));
+    }
     kubectl(&operator, &["scale", "workerpool/mine", "--replicas=3"]).await?;
     let resume = ["annotate", "workerpool", "mine", "persona.dev/paused-"];
     assert_eq!(operator.pods("mine").await?.len(), 1);

@@ -15,9 +15,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
 use persona_operator::api::runtime::PLAIN_LANE;
+use persona_operator::queue::heartbeat::{Heartbeat, RENEW_EVERY};
 use persona_operator::queue::listen::Bell;
 use persona_operator::queue::task::Outcome;
-use persona_operator::queue::work::{Fenced, Heartbeat, LEASE, RENEW_EVERY, Take, Taken};
+use persona_operator::queue::work::{Fenced, LEASE, Take, Taken};
 use persona_operator::queue::{NamespaceQueue, QueueError};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
@@ -251,6 +252,7 @@ impl StandIn {
         Heartbeat {
             loaded: &[],
             load_failures: &[],
+            recycle: None,
             worker: &self.uid,
             instance: &self.instance,
             pool: &self.pool,

@@ -86,6 +86,7 @@ async fn works(queue: &Queue, ns: &NamespaceQueue) {
         lease: Duration::from_secs(15),
         loaded: Vec::new(),
         load_failures: Vec::new(),
+        recycle: None,
     };
     worker.register().await;
     for task in ["t0", "t1", "t2", "t3"] {

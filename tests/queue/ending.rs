@@ -228,3 +228,31 @@ async fn what_has_ended_leaves_nothing_but_its_record() {
         .await;
     assert_eq!(payload, "");
 }
+
+#[tokio::test]
+async fn ends_without_a_workers_word_are_told_once_by_outcome() {
+    let q = one_persona().await;
+    let w = q.worker("w", "pool", 4).await;
+    q.enqueue_all("p", numbered("t", 3)).await;
+    let tasks = w.takes(3, &["t0", "t1", "t2"]).await;
+    w.finish(&tasks[0]).await;
+    q.ns.cancel("t1").await.expect("cancelled");
+    q.enqueue("p", "waits").await;
+    q.ns.cancel("waits").await.expect("cancelled");
+    // Found by a worker, and by the sweep.
+    q.submit(&due("late", Duration::ZERO)).await;
+    w.takes(1, &[]).await;
+    q.submit(&due("later", Duration::ZERO)).await;
+    let sweep = q.ns.reap(100).await.expect("reaped");
+    let mut ended = sweep.ended;
+    ended.sort_unstable_by_key(|(kind, _)| kind.as_str());
+    let expected = [(OutcomeKind::Cancelled, 2), (OutcomeKind::Expired, 2)];
+    assert_eq!(ended, expected, "the worker tells of the completed one");
+    assert_eq!(q.ns.reap(100).await.expect("reaped").ended, []);
+    q.enqueue_all("p", numbered("orphan", 2)).await;
+    q.ns.remove("p", &persona("p").uid, "gone")
+        .await
+        .expect("removed");
+    let sweep = q.ns.reap(100).await.expect("reaped");
+    assert_eq!(sweep.ended, [(OutcomeKind::Failed, 2)]);
+}

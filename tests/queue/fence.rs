@@ -174,7 +174,7 @@ async fn reap_gives_back_no_more_than_it_was_asked_to() {
     taken_by(&q, &w).await;
     q.enqueue("p", "t2").await;
     w.take_one().await;
-    assert_eq!(q.ns.reap(1).await.expect("reaped").len(), 1);
-    assert_eq!(q.ns.reap(1).await.expect("reaped").len(), 1);
+    assert_eq!(q.ns.reap(1).await.expect("reaped").tasks.len(), 1);
+    assert_eq!(q.ns.reap(1).await.expect("reaped").tasks.len(), 1);
     assert_eq!(q.reap().await, []);
 }

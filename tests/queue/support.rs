@@ -126,11 +126,12 @@ impl Fixture {
             lease: LEASE,
             loaded: Vec::new(),
             load_failures: Vec::new(),
+            recycle: None,
         }
     }
 
     pub async fn reap(&self) -> Vec<Reaped> {
-        self.ns.reap(1000).await.expect("reaped")
+        self.ns.reap(1000).await.expect("reaped").tasks
     }
 
     pub async fn stats(&self, pool: &str) -> PoolStats {

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use persona_operator::queue::work::{
-    Fenced, Heartbeat, ReleaseReason, Renewed, Take, TakeAnswer, Taken,
-};
+use persona_operator::queue::heartbeat::{Heartbeat, RecycleReason, Renewed};
+use persona_operator::queue::work::{Fenced, ReleaseReason, Take, TakeAnswer, Taken};
 use persona_operator::queue::{NamespaceQueue, QueueError};
 
 use crate::support::{completed, ids};
@@ -22,6 +21,7 @@ pub struct Worker {
     pub lease: Duration,
     pub loaded: Vec<String>,
     pub load_failures: Vec<(String, String)>,
+    pub recycle: Option<RecycleReason>,
 }
 
 impl Worker {
@@ -66,6 +66,7 @@ impl Worker {
             lease: self.lease,
             loaded: &self.loaded,
             load_failures: &self.load_failures,
+            recycle: self.recycle,
         }
     }
 

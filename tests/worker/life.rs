@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use persona_operator::api::ModelServerKind;
+use persona_operator::queue::heartbeat::RecycleReason;
 use persona_operator::queue::stats::WorkerStats;
 use persona_operator::queue::submit::TaskState;
 use persona_operator::queue::task::{Duties, OutcomeKind};
@@ -199,7 +201,36 @@ async fn an_instance_that_another_one_has_followed_stops_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_worker_asks_to_start_afresh_after_its_tasks_and_loses_none() {
+async fn a_worker_asks_to_be_replaced_and_serves_until_it_is_drained() {
+    let fixture = Fixture::new().await;
+    let model = Upstream::always(says(&["Hello"])).await;
+    fixture.persona("helper", model.base_url()).await;
+    let mut options = fixture.options("a");
+    options.recycle_after_tasks = 3;
+    let slots = options.slots;
+    let worker = fixture.worker_with(options).await;
+    for _ in 0..3 {
+        let task = fixture.ask("helper", false).await;
+        fixture.outcome(&task).await;
+    }
+    let asks = |worker: &WorkerStats| worker.recycle == Some(RecycleReason::Tasks);
+    let stats = fixture.until_worker("a", "it asks", asks).await;
+    assert_eq!((stats.slots, stats.draining), (slots, false));
+    for _ in 0..4 {
+        let task = fixture.ask("helper", false).await;
+        let outcome = fixture.outcome(&task).await;
+        assert_eq!(outcome.content.as_deref(), Some("Hello"));
+    }
+    fixture.queue.drain("a", true).await.expect("drains");
+    fixture
+        .until_worker("a", "drained", |worker| worker.drained)
+        .await;
+    assert_eq!(worker.stopped().await.expect("stops"), Ended::Stopped);
+    assert_eq!(model.counts().requests, 7);
+}
+
+#[tokio::test]
+async fn beside_a_model_server_a_worker_starts_afresh_in_its_place_and_loses_no_task() {
     let fixture = Fixture::new().await;
     let mut steps = vec![Step::Pause(Duration::from_millis(100))];
     steps.extend(says(&["Hello"]));
@@ -207,6 +238,7 @@ async fn a_worker_asks_to_start_afresh_after_its_tasks_and_loses_none() {
     fixture.persona("helper", model.base_url()).await;
     let mut options = fixture.options("a");
     options.recycle_after_tasks = 3;
+    options.model_server = Some(ModelServerKind::LlamaCpp);
     let worker = fixture.worker_with(options).await;
     let mut tasks = Vec::new();
     for _ in 0..8 {
@@ -241,6 +273,7 @@ async fn age_and_memory_are_reasons_to_start_afresh_too() {
     fixture.persona("helper", model.base_url()).await;
     let mut options = fixture.options("a");
     options.recycle_after_age = "50ms".parse().expect("a span");
+    options.model_server = Some(ModelServerKind::LlamaCpp);
     let worker = fixture.worker_with(options).await;
     assert_eq!(
         worker.ended().await.expect("ends"),
@@ -251,6 +284,7 @@ async fn age_and_memory_are_reasons_to_start_afresh_too() {
     fixture.persona("helper", model.base_url()).await;
     let mut options = fixture.options("b");
     options.recycle_at_memory = "1Mi".parse().expect("a size");
+    options.model_server = Some(ModelServerKind::LlamaCpp);
     let worker = fixture.worker_with(options).await;
     let task = fixture.ask("helper", false).await;
     fixture.outcome(&task).await;

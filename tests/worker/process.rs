@@ -172,13 +172,17 @@ async fn a_second_signal_ends_a_worker_at_once() {
 }
 
 #[tokio::test]
-async fn a_worker_starts_afresh_in_its_own_process_and_loses_no_task() {
+async fn beside_a_model_server_a_worker_starts_afresh_in_its_own_process_and_loses_no_task() {
     let fixture = Fixture::new().await;
     let mut steps = vec![Step::Pause(Duration::from_millis(20))];
     steps.extend(says(&["Hello"]));
     let model = Upstream::always(steps).await;
     fixture.persona("helper", model.base_url()).await;
-    let worker = WorkerProcess::start(&fixture, "a", &[("PERSONA_RECYCLE_AFTER_TASKS", "5")]).await;
+    let settings = [
+        ("PERSONA_RECYCLE_AFTER_TASKS", "5"),
+        ("PERSONA_MODEL_SERVER", "Ollama"),
+    ];
+    let worker = WorkerProcess::start(&fixture, "a", &settings).await;
     let mut tasks = Vec::new();
     for _ in 0..20 {
         tasks.push(fixture.ask("helper", false).await);
@@ -238,6 +242,47 @@ async fn a_worker_starts_afresh_in_its_own_process_and_loses_no_task() {
     );
     assert_eq!(count("age"), 0);
     assert_eq!(worker.get("/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn beside_model_servers_workers_start_afresh_one_at_a_time_and_lose_no_task() {
+    let fixture = Fixture::new().await;
+    let mut steps = vec![Step::Pause(Duration::from_millis(50))];
+    steps.extend(says(&["Hello"]));
+    let model = Upstream::always(steps).await;
+    fixture.persona("helper", model.base_url()).await;
+    let settings = [
+        ("PERSONA_RECYCLE_AFTER_TASKS", "10"),
+        ("PERSONA_MODEL_SERVER", "Ollama"),
+    ];
+    let mut workers = Vec::new();
+    for uid in ["a", "b", "c"] {
+        workers.push(WorkerProcess::start(&fixture, uid, &settings).await);
+    }
+    let mut tasks = Vec::new();
+    for _ in 0..100 {
+        tasks.push(fixture.ask("helper", false).await);
+    }
+    eventually("all have ended", async || {
+        let stats = fixture.stats().await;
+        // One that takes nothing more until it has started afresh says how much it still runs.
+        let aside = stats.workers.iter().filter(|worker| worker.slots < 2);
+        assert!(aside.count() <= 1, "{stats:?}");
+        (stats.queued + stats.running == 0).then_some(())
+    })
+    .await;
+    for task in &tasks {
+        let output = fixture.output(task).await.expect("there");
+        let content = output.outcome.expect("ended").content;
+        assert_eq!(content.as_deref(), Some("Hello"));
+        assert_eq!(output.failed_attempts, 0);
+    }
+    assert_eq!(model.counts().requests, 100, "none ran twice");
+    let logs = workers.iter().map(WorkerProcess::log);
+    let starts: usize = logs
+        .map(|log| log.matches("registered instance").count())
+        .sum();
+    assert!(starts >= 3 + 3, "{starts}");
 }
 
 #[tokio::test]

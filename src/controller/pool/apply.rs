@@ -56,6 +56,7 @@ pub async fn apply(
     for uid in &plan.drain {
         queue.drain(uid, true).await?;
         memory.draining.entry(uid.clone()).or_insert(o.now);
+        count_recycled(cx, o, &namespace, uid);
     }
     if !plan.drain.is_empty() || !plan.undrain.is_empty() {
         cx.observer.look(&namespace, &o.pool.name_any());
@@ -68,6 +69,26 @@ pub async fn apply(
     create(cx, &pods, o, plan, memory).await;
     delete(cx, &pods, o, &plan.delete).await;
     Ok(())
+}
+
+/// Counts a worker that was told to drain, if it asked to be replaced.
+fn count_recycled(cx: &Context, o: &Observed, namespace: &str, uid: &str) {
+    let stats = o.stats.as_ref().ok();
+    let worker = stats.and_then(|stats| stats.workers.iter().find(|worker| worker.uid == *uid));
+    if let Some(reason) = worker.and_then(|worker| worker.recycle) {
+        let (pool, reason) = (o.pool.name_any(), reason.as_str());
+        cx.metrics
+            .recycles
+            .with_label_values(&[namespace, &pool, reason])
+            .inc();
+        tracing::info!(
+            namespace,
+            pool,
+            worker = uid,
+            reason,
+            "replaced by a fresh worker"
+        );
+    }
 }
 
 /// What the pool's workers have to know beside their settings.

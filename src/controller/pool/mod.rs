@@ -22,19 +22,15 @@ pub use self::plan::Memory;
 use self::status::Counts;
 use super::context::{is_paused, now};
 use super::{Context, Error, metrics, observer};
-use crate::api::condition::{READY, Verdict, merge};
+use crate::api::condition::merge;
 use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::lock::lock;
-use crate::scaling::{self, QUEUE, Reading};
+use crate::scaling::{QUEUE, Reading};
 
 /// Field manager of pools' statuses.
 const FIELD_MANAGER: &str = "persona-operator-pool";
 /// Until metrics from elsewhere have been asked for once.
 const SOON: Duration = Duration::from_secs(1);
-/// No pool gets smaller by numbers that are older: the queue may be gone since.
-const FRESH: Duration = Duration::from_secs(1);
-/// Until a look that was asked for has had its time.
-const LOOK: Duration = Duration::from_millis(50);
 /// A pool that grows is planned again so often before it tells of that: each telling is several requests,
 /// while more tasks come.
 const ROUNDS: usize = 20;
@@ -68,15 +64,10 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         return Ok(Action::requeue(SOON));
     }
     let mut observed = observe::observe(cx, pool, now());
-    if shrinks_by_old_numbers(cx, &observed, memory) {
-        let pool = &observed.pool;
-        let namespace = pool.namespace().unwrap_or_default();
-        cx.observer.look(&namespace, &pool.name_any());
-        return Ok(Action::requeue(LOOK));
-    }
     let mut plan = plan::plan(&observed, memory);
-    if !plan.decision.blind.is_empty() {
-        // The next reading is the first one after an outage, or a fresh one of a queue that counts anew.
+    if plan.decision.awaits_reading || !plan.decision.blind.is_empty() {
+        // It says once more that the pool may shrink, or is the first one after an outage or of a queue
+        // that counts anew.
         cx.observer.look(
             &observed.pool.namespace().unwrap_or_default(),
             &observed.pool.name_any(),
@@ -121,21 +112,6 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }
 
-/// Idle pools are looked at seldom. Before one of them shrinks, the queue has to say once more that it
-/// may: one that hangs or is gone says nothing.
-fn shrinks_by_old_numbers(cx: &Context, o: &Observed, memory: &Memory) -> bool {
-    let (namespace, pool) = (o.pool.namespace().unwrap_or_default(), o.pool.name_any());
-    let follows = o.pool.spec.replicas.is_none() && template::follows_queue(&o.pool);
-    let age = cx.observer.age(&namespace, &pool);
-    let Some(before) = memory.size.as_ref().map(scaling::Memory::size) else {
-        return false;
-    };
-    follows
-        && o.stats.is_ok()
-        && age.is_some_and(|age| age > FRESH)
-        && plan::plan(o, &mut memory.clone()).decision.size < before
-}
-
 /// Tells of a change of size, and writes the status, if that is due.
 async fn write_status(
     cx: &Context,
@@ -161,15 +137,10 @@ async fn write(cx: &Context, pool: &WorkerPool, status: &WorkerPoolStatus) -> Re
 
 async fn paused(cx: &Context, pool: &WorkerPool) -> Result<Action, Error> {
     let before = pool.status.clone().unwrap_or_default();
-    let verdict = Verdict::unknown(
-        READY,
-        "Paused",
-        "the annotation persona.dev/paused keeps the operator from touching this pool",
-    );
     let status = WorkerPoolStatus {
         conditions: merge(
             &before.conditions,
-            &[verdict],
+            &status::paused(&before.conditions),
             pool.metadata.generation,
             now(),
         ),

@@ -21,6 +21,9 @@ use crate::scaling::Reading;
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
 
+/// No pool gets smaller by numbers that are older: a queue that hangs or is gone says nothing.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Everything that a pool's plan depends on.
 #[derive(Clone, Debug)]
 pub struct Observed {
@@ -42,6 +45,8 @@ pub struct Observed {
     pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
+    /// Those numbers were read a while ago: idle pools are looked at seldom.
+    pub is_old: bool,
 }
 
 /// A pod, as far as a plan cares.
@@ -131,6 +136,10 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),
         stats: numbers(cx, &namespace, &name),
+        is_old: cx
+            .observer
+            .age(&namespace, &name)
+            .is_some_and(|age| age > FRESH),
         pool,
     }
 }

@@ -3,20 +3,22 @@
 //! Pods are replaced and taken away in three steps that never cut a request short: a worker drains
 //! (atomic with take and claim in the queue), says that nothing runs, and is deleted.
 
+mod backoff;
+mod reading;
+
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::backoff::Backoff;
+use self::reading::reading;
 use super::disruption;
 use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
-use crate::queue::stats::{PoolStats, ProviderStats, WorkerStats};
-use crate::scaling::{self, Candidate, Decision, ProviderReading, QueueReading, Reading, victims};
+use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::scaling::{self, Candidate, Decision, victims};
 
-/// First and longest pause before a pod that failed is replaced, and after a refused creation.
-const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
 /// So long after the last pause, with a worker Ready, failed pods are forgotten.
 const QUIET: Span = Span::secs(60);
 /// After so long without a node for its pods a pool adds no more of them.
@@ -40,51 +42,6 @@ pub struct Memory {
     pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
-}
-
-/// A pause that doubles with each failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Backoff {
-    /// Failures in a row.
-    pub failures: u32,
-    /// No creation before this.
-    pub until: Option<Timestamp>,
-    /// The last failure, in the words of who refused.
-    pub words: String,
-    /// Pods that may be created at once; none = any number.
-    batch: Option<usize>,
-}
-
-impl Backoff {
-    /// One more failure, of this many pods.
-    pub fn fail(&mut self, now: Timestamp, words: String, pods: usize) {
-        let (first, longest) = BACKOFF;
-        let pause = first
-            .as_millis()
-            .saturating_mul(1 << self.failures.min(16))
-            .min(longest.as_millis());
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(after(now, Span::millis(pause)));
-        self.words = words;
-        self.batch = Some((self.batch.unwrap_or(pods) / 2).max(1));
-    }
-
-    /// This many pods went well; the next time twice as many may be made.
-    pub fn succeed(&mut self, pods: usize) {
-        let batch = self.batch.map(|batch| batch.saturating_mul(2));
-        *self = Self {
-            batch: batch.filter(|batch| *batch <= pods.max(1).saturating_mul(2)),
-            ..Self::default()
-        };
-    }
-
-    fn allowed(&self, now: Timestamp, wanted: usize) -> usize {
-        if self.until.is_some_and(|until| now < until) {
-            0
-        } else {
-            self.batch.map_or(wanted, |batch| batch.min(wanted))
-        }
-    }
 }
 
 /// What is to be done.
@@ -163,9 +120,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
 struct Fleet<'a> {
     stats: Option<&'a PoolStats>,
     workers: HashMap<&'a str, &'a WorkerStats>,
-    /// Of the current template, taking requests or about to.
+    /// As they are to be, taking requests or about to.
     current: Vec<&'a PodView>,
-    /// Of an older template, or on a node that goes; taking requests or about to. They are replaced.
+    /// Of an older template, on a node that goes, or with a worker that asks for it; taking requests or
+    /// about to. They are replaced.
     outdated: Vec<&'a PodView>,
     /// Told to drain, not deleted yet.
     draining: Vec<&'a PodView>,
@@ -212,13 +170,20 @@ impl<'a> Fleet<'a> {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
-            } else if pod.hash == o.template.hash && !pod.node_going {
+            } else if fleet.stays(o, pod) {
                 fleet.current.push(pod);
             } else {
                 fleet.outdated.push(pod);
             }
         }
         fleet
+    }
+
+    /// Nothing asks for another pod in this one's place.
+    fn stays(&self, o: &Observed, pod: &PodView) -> bool {
+        let worker = self.workers.get(pod.uid.as_str());
+        let asks = worker.is_some_and(|worker| worker.recycle.is_some());
+        pod.hash == o.template.hash && !pod.node_going && !asks
     }
 
     fn candidates(&self, pods: &[&PodView], outdated: bool) -> Vec<Candidate> {
@@ -254,73 +219,15 @@ fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
     scaling::desired(o.now, &readings, &o.pool.spec, size)
 }
 
-/// The queue's numbers, as sizing takes them.
-fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
-    let stats = match &o.stats {
-        Err(why) => return Reading::no_queue(why),
-        Ok(stats) if !stats.open => {
-            return Reading::no_queue("the pool is not open in the queue yet");
-        }
-        Ok(stats) => stats,
-    };
-    let Some(epoch) = stats.epoch.clone() else {
-        return Reading::no_queue("personas are being published to the queue");
-    };
-    let active = fleet.current.iter().chain(&fleet.outdated);
-    let (ready, starting): (Vec<&PodView>, Vec<&PodView>) = active.partition(|pod| pod.ready);
-    let ready = u64::try_from(ready.len()).unwrap_or(u64::MAX);
-    let age = |pod: &&PodView| Duration::try_from(o.now.duration_since(pod.created?)).ok();
-    Reading::Queue(QueueReading {
-        at_ms: stats.at_ms,
-        epoch,
-        demand: stats.demand,
-        queued: stats.queued,
-        runnable: stats.runnable,
-        oldest_wait_ms: stats.oldest_wait_ms,
-        running: stats
-            .workers
-            .iter()
-            .filter(|w| !w.draining)
-            .map(|w| u64::from(w.busy()))
-            .sum(),
-        arrived: stats.arrived,
-        completed: stats.completed,
-        service_sum_ms: stats.service_sum_ms,
-        concurrency: o.concurrency.map(|most| most.max(stats.concurrency)),
-        providers: stats.providers.iter().map(provider).collect(),
-        ready_slots: ready.saturating_mul(o.pool.spec.slots_per_worker.into()),
-        starting: starting.iter().filter_map(age).collect(),
-        lead: lead(&o.pods),
-    })
-}
-
-fn provider(stats: &ProviderStats) -> ProviderReading {
-    ProviderReading {
-        key: stats.key.clone(),
-        demand: stats.demand,
-        running: stats.running,
-        concurrency: stats.concurrency,
-        limited: stats.limited,
-    }
-}
-
-/// The usual time from the creation of a pod until it is ready: the median, because a pod that was
-/// not ready for a while counts as one that took long.
-fn lead(pods: &[PodView]) -> Option<Duration> {
-    let mut times: Vec<_> = pods.iter().filter_map(|pod| pod.ready_after).collect();
-    times.sort_unstable();
-    times.get(times.len() / 2).copied()
-}
-
-/// Pods to add: those who drain are called back first. While a template rolls out, a quarter more
-/// than the size (one at least) may be there.
+/// Pods to add: those who drain are called back first. While some are replaced, a quarter more than the
+/// size (one at least) may be there.
 fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mut Plan) {
     let mut missing = size.saturating_sub(fleet.current.len());
     if fleet.stats.is_some() {
         let back: Vec<_> = fleet
             .draining
             .iter()
-            .filter(|pod| pod.hash == o.template.hash && !pod.node_going)
+            .filter(|pod| fleet.stays(o, pod))
             .take(missing)
             .map(|pod| pod.uid.clone())
             .collect();
@@ -354,7 +261,7 @@ fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
     })
 }
 
-/// Workers to drain: those too many, and those of an older template as soon as newer ones are Ready.
+/// Workers to drain: those too many, and those to be replaced as soon as others are Ready.
 fn shrink(fleet: &Fleet<'_>, size: usize, plan: &mut Plan) {
     // Deleted by others (evicted, drained node): they take no more from now on.
     let leaving = fleet.leaving.iter();

@@ -1,7 +1,7 @@
 //! What a pool's status says. Pure.
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use super::observe::{Observed, PodView};
@@ -152,6 +152,17 @@ fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<Scal
     history
 }
 
+/// What is known of a pool that its owner has paused: nothing that was known before still has to hold.
+pub fn paused(before: &[Condition]) -> Vec<Verdict> {
+    let message = "the annotation persona.dev/paused keeps the operator from touching this pool";
+    let there = |type_: &&str| *type_ == READY || before.iter().any(|c| c.type_ == *type_);
+    [READY, SCALING_ACTIVE, SCHEDULABLE, REPLICA_FAILURE]
+        .into_iter()
+        .filter(there)
+        .map(|type_| Verdict::unknown(type_, "Paused", message))
+        .collect()
+}
+
 fn verdicts(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Vec<Verdict> {
     let mut verdicts = vec![
         ready(o, plan, memory, counts),
@@ -260,9 +271,20 @@ fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {
                 let (_, why) = &plan.decision.blind[0];
                 Verdict::no(SCALING_ACTIVE, "StaleNumbers", &**why)
             }
+            Ok(_) if is_limited(plan) => Verdict::yes(
+                SCALING_ACTIVE,
+                "ProviderLimited",
+                "the size follows the queue as far as its providers bear it: one has refused requests (429)",
+            ),
             Ok(_) => Verdict::yes(SCALING_ACTIVE, "FollowsQueue", "the size follows the queue"),
         }
     }
+}
+
+/// A provider has said that it was too much, and nothing has shown since that it bears all.
+fn is_limited(plan: &Plan) -> bool {
+    let inputs = plan.decision.inputs;
+    inputs.is_some_and(|inputs| inputs.provider_limit.is_some())
 }
 
 fn schedulable(o: &Observed) -> Verdict {

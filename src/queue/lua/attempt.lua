@@ -7,13 +7,6 @@ local function tell(ns, t, kind, entry, json)
   end
 end
 
-local function failure(outcome, code, message, status)
-  return cjson.encode {
-    outcome = outcome,
-    error = { code = code, message = message, httpStatus = status },
-  }
-end
-
 -- Virtual time for service of that many ms.
 local function charge(p, ms)
   return math.max(1, math.floor(math.max(ms, 1) * UNIT / p.weight))
@@ -74,12 +67,22 @@ local function end_task(ns, t, outcome)
   tell(ns, t, 'e', '-', outcome)
 end
 
+-- An end that no worker tells of. Who makes metrics of them is told by `reap`.
+local function end_without(ns, t, outcome, code, message, status)
+  end_task(ns, t, cjson.encode {
+    outcome = outcome,
+    error = { code = code, message = message, httpStatus = status },
+  })
+  call('HINCRBY', ns .. 'ended', outcome, 1)
+  call('PEXPIRE', ns .. 'ended', 3600000)
+end
+
 local function expire(ns, t)
-  end_task(ns, t, failure('expired', 'expired', 'no worker was free before the deadline', 504))
+  end_without(ns, t, 'expired', 'expired', 'no worker was free before the deadline', 504)
 end
 
 local function orphaned(ns, t)
-  end_task(ns, t, failure('failed', 'persona_deleted', 'the persona was deleted', 404))
+  end_without(ns, t, 'failed', 'persona_deleted', 'the persona was deleted', 404)
 end
 
 -- Takes a running task off its worker and persona, and charges what it really took (not to another
@@ -109,7 +112,7 @@ local function bury(ns, t, reason)
   if #payload > DEAD_PAYLOAD then payload = '' end
   call('XADD', ns .. 'dead', 'MAXLEN', '~', DEAD_LETTERS, '*', 'task', t.id, 'persona', t.persona,
     'reason', reason, 'attempts', t.attempts, 'payload', payload)
-  end_task(ns, t, failure('dead', 'dead', reason .. ', ' .. t.attempts .. ' times', 500))
+  end_without(ns, t, 'dead', 'dead', reason .. ', ' .. t.attempts .. ' times', 500)
 end
 
 -- What becomes of a task whose attempt stopped without an outcome. `reason`, if given, says that it
@@ -120,7 +123,7 @@ local function resume(ns, t, p, orphan, now, reason)
     orphaned(ns, t)
     return 'removed'
   elseif t.stream == 1 and t.emitted then
-    end_task(ns, t, failure('failed', 'interrupted', 'the worker went away in the middle of the answer', 502))
+    end_without(ns, t, 'failed', 'interrupted', 'the worker went away in the middle of the answer', 502)
     return 'interrupted'
   elseif reason and t.attempts >= p.max_attempts then
     bury(ns, t, reason)

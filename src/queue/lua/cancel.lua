@@ -14,7 +14,7 @@ local function cancel(ns, a)
     call('ZREM', ns .. 'q:' .. t.persona, t.id)
     call('ZREM', ns .. 'due', t.id)
   end
-  end_task(ns, t, failure('cancelled', 'cancelled', 'the client cancelled the request', 499))
+  end_without(ns, t, 'cancelled', 'cancelled', 'the client cancelled the request', 499)
   if p then reindex(ns, t.persona, p, now, FREED) end
   return 'cancelled'
 end

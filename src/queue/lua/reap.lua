@@ -1,4 +1,5 @@
--- Ends what has expired, gives back what workers have lost, wakes who waited for a provider.
+-- Ends what has expired, gives back what workers have lost, wakes who waited for a provider. Answers that,
+-- and how many tasks have ended without a worker's word since the last call, by outcome.
 
 local STALE = 600000      -- ms without a heartbeat after which a worker leaves the pool's books
 local FORGOTTEN = 3600000 -- and after which nothing of it stays
@@ -42,7 +43,9 @@ local function reap(ns, a)
     local next = tonumber(call('HGET', ns .. 'pool:' .. pool, 'next') or 0)
     if next > 0 and next <= now then wake_later(ns, pool, now) end
   end
-  return report
+  local ended = call('HGETALL', ns .. 'ended')
+  if #ended > 0 then call('DEL', ns .. 'ended') end
+  return { report, ended }
 end
 
 register('reap', reap, { 'allow-oom' })

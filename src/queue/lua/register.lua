@@ -1,6 +1,6 @@
 -- Registers a worker process at its start. What an earlier instance of the same pod held is given
 -- back; that instance is refused from now on.
--- args: worker instance pool slots running memory lanes address loaded load_failures
+-- args: worker instance pool slots running memory lanes address loaded load_failures recycle
 local function register_worker(ns, a)
   local now, worker = clock_ms(), a[1]
   local known = call('HGET', ns .. 'w:' .. worker, 'instance')

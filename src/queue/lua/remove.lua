@@ -27,10 +27,9 @@ local function remove(ns, a)
     call('ZREM', ns .. 'q:' .. id, unpack(tasks))
     call('ZREM', ns .. 'due', unpack(tasks))
   end
-  local outcome = failure('failed', 'persona_deleted', a[3], 404)
   for _, task in ipairs(tasks) do
     local t = load_task(ns, task)
-    if t and t.state == 'queued' then end_task(ns, t, outcome) end
+    if t and t.state == 'queued' then end_without(ns, t, 'failed', 'persona_deleted', a[3], 404) end
   end
   return { 'removed', #tasks, call('ZCARD', ns .. 'q:' .. id), call('SCARD', ns .. 'personas') }
 end

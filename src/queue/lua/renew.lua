@@ -1,13 +1,13 @@
 -- A worker's sign of life: renews its registration and the leases of what it runs.
--- args: worker instance pool slots running memory lanes address loaded load_failures lease_ms, then
---       task and fence of each
+-- args: worker instance pool slots running memory lanes address loaded load_failures recycle lease_ms,
+--       then task and fence of each
 local function renew(ns, a)
   local now, worker = clock_ms(), a[1]
   local h = call('HMGET', ns .. 'w:' .. worker, 'instance', 'draining')
   if h[1] and h[1] ~= a[2] then return { 'superseded' } end
   note_worker(ns, a, now)
-  local lost, deadline = {}, now + tonumber(a[11])
-  for i = 12, #a, 2 do
+  local lost, deadline = {}, now + tonumber(a[12])
+  for i = 13, #a, 2 do
     if fenced(ns, a[i], a[i + 1]) then
       call('ZADD', ns .. 'lease:' .. worker, deadline, a[i])
     else

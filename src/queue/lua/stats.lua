@@ -43,11 +43,11 @@ local function workers_of(ns, pool)
   for i = 1, #entries, 2 do
     local uid = entries[i]
     local h = call('HMGET', ns .. 'w:' .. uid, 'slots', 'reported', 'draining', 'drain_at', 'active_at', 'memory',
-      'lanes', 'address', 'loaded', 'load_failures')
+      'lanes', 'address', 'loaded', 'load_failures', 'recycle')
     local leased, beat = call('ZCARD', ns .. 'lease:' .. uid), tonumber(entries[i + 1])
     local drained = h[3] == '1' and beat > tonumber(h[4] or 0) and h[2] == '0' and leased == 0
     list[#list + 1] = { uid, h[1] or '0', leased, h[2] or '0', h[3] or '0', drained and 1 or 0, beat, h[5] or '0',
-      h[6] or '0', h[7] or '', h[8] or '', h[9] or '', h[10] or '' }
+      h[6] or '0', h[7] or '', h[8] or '', h[9] or '', h[10] or '', h[11] or '' }
   end
   return list
 end

@@ -1,3 +1,5 @@
+mod replacing;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -5,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::api::WorkerPool;
 use crate::controller::pool::template::{Setup, template};
+use crate::queue::heartbeat::RecycleReason;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("in range")
@@ -56,6 +59,7 @@ impl Scene {
                 largest_gpu: None,
                 concurrency: None,
                 external: Vec::new(),
+                is_old: false,
                 stats: Ok(Arc::new(stats)),
                 pool,
             },
@@ -213,6 +217,28 @@ fn nothing_drains_or_goes_while_the_queue_cannot_be_read() {
 }
 
 #[test]
+fn numbers_of_a_while_ago_are_no_reason_to_shrink_but_to_look() {
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("a", 0)
+        .worker("b", 0);
+    scene.visit(0);
+    scene.o.is_old = true;
+    let plan = scene.visit(31);
+    assert!(plan.drain.is_empty() && plan.decision.awaits_reading);
+    assert!(plan.again_at.expect("soon") < at(32));
+    let more = scene.stats();
+    (more.demand, more.queued, more.runnable) = (90, 90, 90);
+    let plan = scene.visit(32);
+    assert!(!plan.create.is_empty(), "growing needs no second look");
+    let less = scene.stats();
+    (less.demand, less.queued, less.runnable) = (0, 0, 0);
+    scene.visit(40);
+    scene.o.is_old = false;
+    let plan = scene.visit(100);
+    assert!(plan.decision.size < 8 && !plan.decision.awaits_reading);
+}
+
+#[test]
 fn a_flushed_queue_is_no_reason_to_shrink() {
     let mut scene = Scene::new(serde_json::json!({}))
         .worker("a", 0)
@@ -220,52 +246,6 @@ fn a_flushed_queue_is_no_reason_to_shrink() {
     scene.visit(0);
     scene.stats().epoch = None;
     assert!(scene.visit(100).drain.is_empty());
-}
-
-#[test]
-fn a_new_template_rolls_with_surge_and_never_below_the_size() {
-    let mut scene = Scene::new(serde_json::json!({"replicas": 4}));
-    for uid in ["a", "b", "c", "d"] {
-        scene.add(uid, "old", 1);
-    }
-    let plan = scene.visit(0);
-    assert_eq!(plan.create.len(), 1, "a quarter more");
-    assert!(plan.drain.is_empty());
-    let hash = scene.hash();
-    scene.add("e", &hash, 0);
-    scene.pod("e").ready = false;
-    assert!(scene.visit(1).drain.is_empty(), "the new one is not Ready");
-    scene.pod("e").ready = true;
-    let plan = scene.visit(2);
-    assert_eq!(plan.drain.len(), 1);
-    assert!(plan.create.is_empty(), "the old one is still there");
-}
-
-#[test]
-fn a_worker_on_a_cordoned_node_is_replaced_before_it_goes() {
-    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
-    scene.pod("a").node_going = true;
-    let plan = scene.visit(0);
-    assert_eq!((plan.create.len(), plan.drain.len()), (1, 0));
-    let hash = scene.hash();
-    scene.add("b", &hash, 0);
-    assert_eq!(scene.visit(1).drain, ["a"]);
-    scene.pod("a").node_going = false;
-    let plan = scene.visit(2);
-    assert!(
-        plan.undrain.is_empty() && plan.create.is_empty(),
-        "b is enough"
-    );
-}
-
-#[test]
-fn an_evicted_worker_takes_no_more_at_once_and_is_replaced() {
-    let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
-    scene.pod("a").deleting = true;
-    let plan = scene.visit(0);
-    assert_eq!(plan.drain, ["a"]);
-    assert_eq!(plan.create.len(), 1);
-    assert!(scene.visit(1).drain.is_empty(), "once");
 }
 
 #[test]

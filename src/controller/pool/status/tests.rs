@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::pool::plan::plan;
 use crate::controller::pool::template::{Setup, template};
-use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::queue::stats::{PoolStats, ProviderStats, WorkerStats};
 use crate::scaling::Reading;
 
 pub fn observed(spec: serde_json::Value) -> Observed {
@@ -34,6 +34,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
+        is_old: false,
         stats: Ok(Arc::new(PoolStats {
             open: true,
             epoch: Some("e".into()),
@@ -83,6 +84,29 @@ fn said(status: &WorkerPoolStatus, type_: &str) -> (String, String, String) {
         found.reason.clone(),
         found.message.clone(),
     )
+}
+
+#[test]
+fn a_pool_says_that_its_provider_bears_no_more() {
+    let mut o = observed(json!({}));
+    let mut memory = Memory::default();
+    let mut said = Vec::new();
+    for limited in [0, 1] {
+        let stats = Arc::make_mut(o.stats.as_mut().expect("fresh"));
+        stats.at_ms += 1000;
+        stats.providers = vec![ProviderStats {
+            key: "p".into(),
+            demand: 9,
+            running: 4,
+            concurrency: 20,
+            limited,
+        }];
+        o.concurrency = Some(20);
+        let plan = plan(&o, &mut memory);
+        let status = status(&o, &plan, &memory);
+        said.push(self::said(&status, SCALING_ACTIVE).1);
+    }
+    assert_eq!(said, ["FollowsQueue", "ProviderLimited"]);
 }
 
 #[test]

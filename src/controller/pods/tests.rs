@@ -1,0 +1,129 @@
+use super::*;
+
+fn pod(uid: &str, version: u32, status: serde_json::Value) -> Pod {
+    serde_json::from_value(serde_json::json!({
+        "metadata": {
+            "name": uid, "namespace": "n", "uid": uid,
+            "resourceVersion": version.to_string(), "labels": {LABEL_POOL: "p"},
+        },
+        "status": status,
+    }))
+    .expect("a pod")
+}
+
+fn fresh(uid: &str, version: u32) -> Pod {
+    pod(uid, version, serde_json::json!({"phase": "Running"}))
+}
+
+fn uids(pods: &Pods) -> Vec<String> {
+    let mut uids: Vec<_> = pods.of("n", "p").iter().filter_map(|p| p.uid()).collect();
+    uids.sort_unstable();
+    uids
+}
+
+fn list(pods: &Pods, listed: Vec<Pod>) -> Change {
+    pods.hear(Event::Init);
+    for pod in listed {
+        pods.hear(Event::InitApply(pod));
+    }
+    pods.hear(Event::InitDone)
+}
+
+#[test]
+fn what_was_created_counts_before_the_watch_shows_it() {
+    let pods = Pods::default();
+    list(&pods, vec![]);
+    pods.wrote(fresh("a", 5));
+    assert_eq!(uids(&pods), ["a"]);
+    pods.hear(Event::Apply(fresh("a", 5)));
+    assert_eq!(uids(&pods), ["a"]);
+}
+
+#[test]
+fn how_long_a_pod_took_is_known_of_those_that_this_process_made() {
+    let ready = |uid: &str, version| {
+        let ready = serde_json::json!({"type": "Ready", "status": "True"});
+        pod(uid, version, serde_json::json!({"conditions": [ready]}))
+    };
+    let pods = Pods::default();
+    pods.wrote(fresh("a", 5));
+    pods.hear(Event::Apply(fresh("a", 6)));
+    assert_eq!(pods.ready_after("a"), None, "not yet");
+    pods.hear(Event::Apply(ready("a", 7)));
+    let took = pods.ready_after("a");
+    assert!(took.is_some());
+    pods.hear(Event::Apply(fresh("a", 8)));
+    pods.hear(Event::Apply(ready("a", 9)));
+    assert_eq!(pods.ready_after("a"), took, "the first time counts");
+    pods.hear(Event::Apply(fresh("b", 5)));
+    pods.hear(Event::Apply(ready("b", 6)));
+    assert_eq!(pods.ready_after("b"), None, "somebody else made it");
+    pods.hear(Event::Delete(ready("a", 10)));
+    assert_eq!(pods.ready_after("a"), None, "forgotten");
+}
+
+#[test]
+fn an_older_event_does_not_undo_what_was_written() {
+    let pods = Pods::default();
+    let mut deleting = fresh("a", 9);
+    deleting.metadata.deletion_timestamp = Some(
+        k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH),
+    );
+    pods.wrote(deleting);
+    pods.hear(Event::Apply(fresh("a", 7)));
+    assert!(pods.of("n", "p")[0].metadata.deletion_timestamp.is_some());
+}
+
+#[test]
+fn a_pod_that_is_gone_does_not_come_back_by_a_late_answer() {
+    let pods = Pods::default();
+    pods.hear(Event::Apply(fresh("a", 5)));
+    let change = pods.hear(Event::Delete(fresh("a", 6)));
+    let gone = Loss::Gone {
+        namespace: "n".into(),
+        uid: "a".into(),
+    };
+    assert_eq!(change.losses, [gone]);
+    pods.wrote(fresh("a", 5));
+    assert!(uids(&pods).is_empty());
+}
+
+#[test]
+fn a_new_list_ends_what_it_misses_but_not_what_was_written_meanwhile() {
+    let pods = Pods::default();
+    list(&pods, vec![fresh("a", 1), fresh("b", 2)]);
+    pods.hear(Event::Init);
+    pods.hear(Event::InitApply(fresh("a", 1)));
+    pods.wrote(fresh("c", 9));
+    let change = pods.hear(Event::InitDone);
+    assert_eq!(uids(&pods), ["a", "c"]);
+    assert_eq!(change.losses.len(), 1);
+}
+
+#[test]
+fn an_ended_worker_is_reported_once() {
+    let pods = Pods::default();
+    let waiting = |state: serde_json::Value, restarts: u32| {
+        serde_json::json!({"phase": "Running", "containerStatuses": [{
+            "name": "worker", "ready": false, "restartCount": restarts, "image": "i", "imageID": "i",
+            "state": state,
+        }]})
+    };
+    let starting = waiting(
+        serde_json::json!({"waiting": {"reason": "ContainerCreating"}}),
+        0,
+    );
+    let change = pods.hear(Event::Apply(pod("a", 1, starting)));
+    assert!(change.losses.is_empty(), "it has not begun");
+    let ended = waiting(serde_json::json!({"terminated": {"exitCode": 137}}), 0);
+    assert_eq!(pods.hear(Event::Apply(pod("a", 2, ended))).losses.len(), 1);
+    let backoff = waiting(
+        serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+        1,
+    );
+    assert!(
+        pods.hear(Event::Apply(pod("a", 3, backoff)))
+            .losses
+            .is_empty()
+    );
+}
