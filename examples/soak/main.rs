@@ -21,6 +21,7 @@ mod phases;
 mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
+mod recycling;
 #[path = "../../tests/operator/scale_ins.rs"]
 mod scale_ins;
 #[path = "../../tests/operator/stand_ins.rs"]
@@ -44,6 +45,7 @@ cargo soak walk [TIMES]: 9, 11, 51, 60 and 8 personas, so many times, a client o
 cargo soak phases [SECONDS]: memory, workers and added time in each phase under the same load (20)
 cargo soak isolation [SECONDS]: what others feel of a persona that kills its workers, in each phase (60)
 cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
+cargo soak recycling [SECONDS]: what clients of a pool of one feel when its worker is followed by a fresh one (60)
 cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
 cargo soak idle [POOLS]: what so many idle pools cost (1000), and 100 under steady load
 cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
@@ -73,6 +75,10 @@ async fn main() -> Result<()> {
         "scale-ins" => {
             build()?;
             scale_ins(times.unwrap_or(10_000)).await
+        }
+        "recycling" => {
+            build()?;
+            recycling::run(times.unwrap_or(60) as u64).await
         }
         "outages" => {
             build()?;
