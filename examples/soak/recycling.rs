@@ -81,7 +81,7 @@ async fn measure(name: &str, more: Value, time: Duration) -> Result<String> {
     let (end, mut workers) = (Instant::now() + time, BTreeMap::new());
     let watching = async {
         while Instant::now() < end {
-            let stats = pools[0].0.queue().stats(&pools).await?.remove(0);
+            let stats = pools[0].0.queue().stats(&pools).await?.remove(0)?;
             workers.extend(stats.workers.into_iter().map(|w| (w.uid, w.address)));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

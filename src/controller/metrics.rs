@@ -45,6 +45,8 @@ pub struct Metrics {
     pub memory_per_persona: GaugeVec,
     /// 1 while the queue can be used; no series where nobody looks.
     queue_up: IntGaugeVec,
+    /// 1 while the queue's server puts tasks at risk, by reason.
+    pub queue_risk: IntGaugeVec,
     /// Dead letters.
     pub dead: IntGaugeVec,
     /// Tasks that ended without a worker's word: expired, cancelled, dead, interrupted, of a deleted persona.
@@ -173,6 +175,11 @@ impl Metrics {
                 &["namespace", "phase"],
             )?,
             queue_up: int("persona_queue_up", "1 while the queue can be used", &[])?,
+            queue_risk: int(
+                "persona_queue_risk",
+                "1 while a setting of the queue's Redis puts tasks at risk",
+                &["reason"],
+            )?,
             dead: int("persona_dead_tasks", "Dead letters", &["namespace"])?,
             tasks: count(
                 "persona_tasks_total",

@@ -3,6 +3,9 @@
 //! It looks when the queue rings, every 250 ms at pools where something goes on, and every 5 s at all;
 //! a reconciler is woken only by numbers that differ.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,7 +45,10 @@ pub struct Reading {
 /// The latest readings.
 pub struct Observer {
     readings: Mutex<HashMap<PoolKey, Reading>>,
+    /// Why no pool can be read.
     failure: Mutex<Option<String>>,
+    /// Why these cannot, though others can.
+    spoilt: Mutex<HashMap<PoolKey, String>>,
     requests: mpsc::Sender<PoolKey>,
 }
 
@@ -53,6 +59,7 @@ impl Observer {
         let observer = Self {
             readings: Mutex::default(),
             failure: Mutex::default(),
+            spoilt: Mutex::default(),
             requests,
         };
         (observer, looks)
@@ -63,9 +70,11 @@ impl Observer {
     /// # Errors
     /// A few words for a condition's message.
     pub fn stats(&self, namespace: &str, pool: &str) -> Result<Arc<PoolStats>, String> {
-        let readings = lock(&self.readings);
-        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
-        match reading {
+        let key = (namespace.to_owned(), pool.to_owned());
+        if let Some(words) = lock(&self.spoilt).get(&key) {
+            return Err(words.clone());
+        }
+        match lock(&self.readings).get(&key) {
             Some(reading) if reading.at.elapsed() < STALE => Ok(reading.stats.clone()),
             _ => Err(lock(&self.failure)
                 .clone()
@@ -91,7 +100,9 @@ impl Observer {
 
     /// The pool is gone.
     pub fn forget(&self, namespace: &str, pool: &str) {
-        lock(&self.readings).remove(&(namespace.to_owned(), pool.to_owned()));
+        let key = (namespace.to_owned(), pool.to_owned());
+        lock(&self.readings).remove(&key);
+        lock(&self.spoilt).remove(&key);
     }
 
     fn note(&self, stats: Vec<PoolStats>) -> Vec<Difference> {
@@ -100,6 +111,7 @@ impl Observer {
         let mut differences = Vec::new();
         for stats in stats {
             let key = (stats.namespace.clone(), stats.pool.clone());
+            lock(&self.spoilt).remove(&key);
             let before = readings.get(&key).map(|reading| reading.stats.clone());
             if let Some(difference) = difference(before.as_deref(), &stats) {
                 differences.push(difference);
@@ -114,6 +126,12 @@ impl Observer {
             );
         }
         differences
+    }
+
+    /// A pool cannot be read, though others can; whether that is new.
+    fn note_spoilt(&self, key: &PoolKey, error: &QueueError) -> bool {
+        let words = error.to_string();
+        lock(&self.spoilt).insert(key.clone(), words).is_none()
     }
 
     fn is_active(&self, key: &PoolKey) -> bool {
@@ -262,13 +280,22 @@ pub async fn look_at(cx: &Context, namespace: &str, pool: &str) {
     look(cx, [(namespace.to_owned(), pool.to_owned())].into()).await;
 }
 
-async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
+async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
+    // The workers of a namespace may ring with any name.
+    pools.retain(|(namespace, pool)| cx.stores.pool(namespace, pool).is_some());
     if pools.is_empty() {
         return;
     }
     let read = timeout(PATIENCE, read(&cx.queue, &pools)).await;
     let error = match read {
-        Ok(Ok(stats)) => {
+        Ok(Ok(read)) => {
+            let mut stats = Vec::new();
+            for (key, pool) in pools.iter().zip(read) {
+                match pool {
+                    Ok(pool) => stats.push(pool),
+                    Err(error) => spoilt(cx, key, &error).await,
+                }
+            }
             for pool in &stats {
                 let known = cx.routes.epoch(&pool.namespace);
                 if known.is_some() && known != pool.epoch {
@@ -307,13 +334,22 @@ async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
     cx.contact.suspect();
 }
 
-async fn read(queue: &Queue, pools: &BTreeSet<PoolKey>) -> Result<Vec<PoolStats>, QueueError> {
+/// What is wrong with one pool's data is said of that pool.
+async fn spoilt(cx: &Context, key: &PoolKey, error: &QueueError) {
+    let (namespace, pool) = key;
+    if cx.observer.note_spoilt(key, error) {
+        tracing::warn!(namespace, pool, %error, "a pool cannot be read, it does not shrink");
+        cx.bells.pool(namespace, pool).await;
+    }
+}
+
+async fn read(
+    queue: &Queue,
+    pools: &BTreeSet<PoolKey>,
+) -> Result<Vec<Result<PoolStats, QueueError>>, QueueError> {
     let pools = pools
         .iter()
         .map(|(namespace, pool)| Ok((queue.namespace(namespace)?, pool.clone())))
         .collect::<Result<Vec<_>, QueueError>>()?;
     queue.stats(&pools).await
 }
-
-#[cfg(test)]
-mod tests;

@@ -102,7 +102,7 @@ async fn watched(operator: &Operator) -> Result<()> {
                 ensure!(is_served, "no pod is Ready: {serving:?}");
             }
             () = tokio::time::sleep(LOOK) => {
-                let stats = queue.stats(&pools).await?.remove(0);
+                let stats = queue.stats(&pools).await?.remove(0)?;
                 let takes = stats.workers.iter().any(|w| !w.draining && w.slots == SLOTS);
                 ensure!(takes, "nobody takes requests: {stats:?}");
             }

@@ -1,7 +1,10 @@
-use crate::api::condition::{READY, STABLE};
+use std::collections::BTreeMap;
+
+use super::super::plan::{Observed, plan};
+use crate::api::condition::{QUEUE_SAFE, READY, STABLE, Verdict};
 use crate::api::{Mode, PersonaTopologySpec, names};
 use crate::controller::fixture::{
-    PersonaExt, World, a_persona, a_pool, a_topology, condition, pinned, ready,
+    PersonaExt, World, a_persona, a_pool, a_topology, at, condition, pinned, ready,
 };
 
 fn message(world: &World, type_: &str) -> String {
@@ -19,6 +22,33 @@ fn an_empty_namespace_is_ready_and_stable() {
     let world = World::new(a_topology(PersonaTopologySpec::default()));
     assert_eq!(said(&world, READY), "True/NoPools");
     assert_eq!(said(&world, STABLE), "True/Settled");
+}
+
+#[test]
+fn what_is_said_of_the_queue_is_said_by_each_topology_paused_or_not() {
+    let risk = Verdict::no(QUEUE_SAFE, "Eviction", "evicts");
+    for paused in [false, true] {
+        let mut topology = a_topology(PersonaTopologySpec::default());
+        if paused {
+            let paused = [(names::ANNOTATION_PAUSED.to_owned(), "true".to_owned())];
+            topology.metadata.annotations = Some(paused.into());
+        }
+        // A controller that begins has not asked the queue yet: what was said holds.
+        for (second, queue) in [(0, Some(risk.clone())), (1, None)] {
+            let observed = Observed {
+                topology: &topology,
+                personas: &[],
+                pools: &[],
+                seen_epoch: None,
+                queue,
+                refusals: &BTreeMap::new(),
+            };
+            let status = plan(at(second), &observed).status;
+            let said = condition(&status.conditions, QUEUE_SAFE);
+            assert_eq!(said, "False/Eviction");
+            topology.status = Some(status);
+        }
+    }
 }
 
 #[test]
