@@ -63,6 +63,7 @@ impl Ours {
                 pods: Vec::new(),
                 concurrency: None,
                 external: Vec::new(),
+                holds_still: false,
                 largest_gpu: None,
                 stats: Err("not read yet".to_owned()),
                 pool: Arc::new(object),

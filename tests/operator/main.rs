@@ -12,6 +12,7 @@ mod metrics;
 mod midway;
 mod moves;
 mod nodes;
+mod other_models;
 mod outage;
 mod outages;
 mod personas;

@@ -3,6 +3,7 @@
 mod apply;
 mod disruption;
 mod gpu;
+mod members;
 pub(crate) mod observe;
 pub(crate) mod plan;
 pub mod server;
@@ -64,7 +65,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // The first answers wake it sooner.
         return Ok(Action::requeue(SOON));
     }
-    let observed = observe::observe(cx, pool, now());
+    let observed = observe::observe(cx, pool, &mut memory.members, now());
     if shrinks_by_old_numbers(cx, &observed, memory) {
         let pool = &observed.pool;
         let namespace = pool.namespace().unwrap_or_default();
@@ -81,8 +82,9 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     }
     let applied = apply::apply(cx, &observed, &plan, memory).await;
     // What the plan's effects are is read anew: a created pod counts at once.
+    let (pool, at) = (observed.pool.clone(), observed.now);
     let seen = Observed {
-        pods: observe::observe(cx, observed.pool.clone(), observed.now).pods,
+        pods: observe::observe(cx, pool, &mut memory.members, at).pods,
         ..observed
     };
     measure(cx, &seen, &plan, &status::count(&seen, memory));

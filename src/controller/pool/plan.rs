@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::disruption;
+use super::members::Members;
 use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
@@ -26,6 +27,8 @@ const STUCK: Span = Span::secs(60);
 /// their time anew, and nothing shrinks for one window.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    /// For whom its workers are made.
+    pub members: Members,
     /// What sizing remembers.
     pub size: Option<scaling::Memory>,
     /// Workers that were told to drain, and since when.
@@ -40,6 +43,8 @@ pub struct Memory {
     pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
+    /// The template for which templates of claims were last looked for that no pod is made from any more.
+    pub tidied: Option<String>,
 }
 
 /// A pause that doubles with each failure.
@@ -212,7 +217,7 @@ impl<'a> Fleet<'a> {
                 fleet.leaving.push(pod);
             } else if memory.draining.contains_key(&pod.uid) {
                 fleet.draining.push(pod);
-            } else if pod.hash == o.template.hash && !pod.node_going {
+            } else if is_current(o, pod) && !pod.node_going {
                 fleet.current.push(pod);
             } else {
                 fleet.outdated.push(pod);
@@ -235,6 +240,11 @@ impl<'a> Fleet<'a> {
         };
         pods.iter().map(candidate).collect()
     }
+}
+
+/// Made from the present template; or what that leaves out may still be needed.
+fn is_current(o: &Observed, pod: &PodView) -> bool {
+    pod.hash == o.template.hash || (o.holds_still && pod.ready)
 }
 
 fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
