@@ -196,9 +196,11 @@ async fn course(operator: &Operator, log: &Log, endpoint: &str) -> Result<()> {
         operator.patch::<Persona>("mover", in_pods(name)).await?;
         loading(operator).await?;
         let waits = |p: Option<&Persona>| {
-            p.is_some_and(|p| {
-                let is = |type_, status| condition(p, type_).as_deref() == Some(status);
-                is("Routed", "False") && is("Ready", "True")
+            let status = p.and_then(|p| p.status.as_ref());
+            let mut conditions = status.iter().flat_map(|s| &s.conditions);
+            conditions.any(|c| {
+                let words = "until then requests are answered as of generation";
+                c.type_ == "Ready" && c.reason == "WaitingForPool" && c.message.contains(words)
             })
         };
         operator
