@@ -4,6 +4,8 @@ mod api_proxy;
 mod crashes;
 mod crossing;
 mod crossings;
+#[path = "../placement/devices.rs"]
+mod devices;
 mod gpus;
 mod harness;
 mod kills;
