@@ -1,6 +1,7 @@
 //! WorkerPool: its pods, made and taken away so that no request is cut short.
 
 mod apply;
+mod backoff;
 mod disruption;
 mod gpu;
 mod members;

@@ -119,11 +119,14 @@ pub fn sidecar(
         command,
         args: Some(overlay.args.clone().unwrap_or(args)),
         env: Some(env),
-        ports: Some(vec![ContainerPort {
-            name: Some("model".to_owned()),
-            container_port: server.port().into(),
-            ..ContainerPort::default()
-        }]),
+        // Ollama's is on loopback.
+        ports: (server.kind != ModelServerKind::Ollama).then(|| {
+            vec![ContainerPort {
+                name: Some("model".to_owned()),
+                container_port: server.port().into(),
+                ..ContainerPort::default()
+            }]
+        }),
         startup_probe: Some(probe(server, 1, LOADING)),
         readiness_probe: Some(probe(server, 5, 3)),
         resources: Some(resources),
