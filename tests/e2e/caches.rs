@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, ResourceExt};
-use persona_operator::api::Persona;
+use persona_operator::api::{Persona, PersonaTopology};
 use serde_json::{Value, json};
 use testbed::image::LLAMA;
 
@@ -108,6 +108,16 @@ async fn models_and_adapters_are_loaded_from_a_claim_and_from_a_folder_of_the_no
     let volumes = claim(&stage, folder.path()).await?;
     // Restricted pods may have claims, and no folders of the node.
     stage.let_all_pods_in().await?;
+    // Two servers at once, on a small node.
+    let little = json!({"resources": {"requests": {"cpu": "100m"}}});
+    let pool = json!({"template": {"containers": {"model-server": little}}});
+    stage
+        .create::<PersonaTopology>(manifest(
+            "PersonaTopology",
+            "default",
+            json!({"pool": pool}),
+        ))
+        .await?;
     let claimed = json!({"persistentVolumeClaim": "models"});
     persona(&stage, "claimed", claimed, false).await?;
     persona(&stage, "adapted", json!({"hostPath": folder.path()}), true).await?;
