@@ -178,6 +178,20 @@ async fn moved(operator: &Operator, before: &str) -> Result<()> {
     Ok(())
 }
 
+/// The controller is killed, and the next one, which knows nothing of before, has looked at the persona.
+async fn another_controller(operator: &Operator) -> Result<()> {
+    operator.controller.kill().await?;
+    operator.controller.restart().await?;
+    let weight = json!({"queue": {"weight": 2}});
+    operator.patch::<Persona>("mover", weight).await?;
+    let seen = |p: Option<&Persona>| {
+        let told = p.and_then(|p| p.status.as_ref()?.observed_generation);
+        told.is_some() && told == p.and_then(|p| p.metadata.generation)
+    };
+    operator.until("mover", "seen anew", seen).await?;
+    Ok(())
+}
+
 /// From the model that is elsewhere over two that each need a pool of their own, and back.
 async fn course(operator: &Operator, log: &Log, endpoint: &str) -> Result<()> {
     let requirements = json!({"parameters": "100M"});
@@ -206,6 +220,9 @@ async fn course(operator: &Operator, log: &Log, endpoint: &str) -> Result<()> {
         operator
             .until::<Persona>("mover", "served meanwhile", waits)
             .await?;
+        if name == "two.gguf" {
+            another_controller(operator).await?;
+        }
         let lines = log.more(MEANWHILE).await?;
         let by_old = lines.iter().all(|(server, _, _)| server == before);
         ensure!(by_old, "before {name} is ready: {lines:?}");
