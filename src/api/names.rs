@@ -37,6 +37,8 @@ pub const WORKER_CONTAINER: &str = "worker";
 pub const SERVER_CONTAINER: &str = "model-server";
 /// LoRA adapters that a model server holds at most, unless its persona says otherwise.
 pub const MAX_ADAPTERS: u32 = 8;
+/// Where model files are in a model server's container.
+pub const MODELS_DIR: &str = "/models";
 /// Where a pool's pods mount the queue access Secret.
 pub const QUEUE_ACCESS_DIR: &str = "/var/run/persona/queue";
 /// Where a pool's pods mount the provider credentials: `<dir>/<secret>/<key>`.

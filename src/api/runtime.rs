@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Adapter, Generation, Persona, Provider, SecretKeyRef};
+use super::names::MODELS_DIR;
+use super::{Adapter, Generation, ModelServerKind, Persona, Provider, SecretKeyRef};
 
 /// The runtime configuration of a persona, stored as JSON beside its queue.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,19 +76,80 @@ pub fn model_item(name: &str) -> String {
 pub const PLAIN_LANE: &str = "-";
 
 /// What a worker must hold to serve the persona (data-plane.md, "lane"): `-`, `<secret>/<key>`, or the
-/// model in its own pod.
+/// model in its own pod, with the adapter where the server has only those that it was started with.
 pub fn lane(persona: &Persona) -> String {
     let model = &persona.spec.model;
-    match &model.api_key_secret_ref {
-        Some(reference) => format!("{}/{}", reference.name, reference.key),
-        None if model.served_by().is_some() => model_lane(&model.name),
-        None => PLAIN_LANE.to_owned(),
+    if let Some(reference) = &model.api_key_secret_ref {
+        return format!("{}/{}", reference.name, reference.key);
+    }
+    match (model.served_by(), &persona.spec.adapter) {
+        (Some(ModelServerKind::LlamaCpp), Some(adapter)) => {
+            adapter_lane(&model.name, &model_file(&adapter.source))
+        }
+        (Some(_), _) => model_lane(&model.name),
+        (None, _) => PLAIN_LANE.to_owned(),
     }
 }
 
 /// The lane of personas whose model is served in the worker's own pod: a hash, because names of models
 /// may have any letter. No Secret is called `_model`.
 pub fn model_lane(model: &str) -> String {
-    let digest = Sha256::digest(model);
+    hashed_lane(&[model])
+}
+
+/// The lane of personas whose model is served in the worker's own pod with an adapter of this file.
+pub fn adapter_lane(model: &str, file: &str) -> String {
+    hashed_lane(&[model, file])
+}
+
+fn hashed_lane(parts: &[&str]) -> String {
+    let digest = Sha256::digest(parts.join("\n"));
     format!("_model/{}", hex::encode(&digest[..8]))
+}
+
+/// Where a model server finds a file that a persona names: in the folder of model files, unless the name
+/// is absolute. Controller and worker both know a file by this.
+pub fn model_file(name: &str) -> String {
+    if name.starts_with('/') {
+        name.to_owned()
+    } else {
+        format!("{MODELS_DIR}/{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lane_of(kind: &str, adapter: Option<&str>) -> String {
+        let adapter = adapter.map(|source| json!({"name": "a", "source": source}));
+        let mut spec = json!({"model": {
+            "provider": "OpenAICompatible", "name": "m", "server": {"kind": kind},
+        }});
+        if let Some(adapter) = adapter {
+            spec["adapter"] = adapter;
+        }
+        let persona = json!({
+            "apiVersion": "persona.dev/v1alpha1", "kind": "Persona", "metadata": {"name": "p"}, "spec": spec,
+        });
+        lane(&serde_json::from_value(persona).expect("a persona"))
+    }
+
+    #[test]
+    fn only_workers_whose_llama_cpp_has_the_adapter_serve_its_persona() {
+        assert_eq!(lane_of("LlamaCpp", None), model_lane("m"));
+        let with = lane_of("LlamaCpp", Some("lora/a.gguf"));
+        assert_eq!(with, adapter_lane("m", "/models/lora/a.gguf"));
+        assert_ne!(with, lane_of("LlamaCpp", Some("lora/b.gguf")));
+        // vLLM loads it when a request comes.
+        assert_eq!(lane_of("vLLM", Some("lora/a")), model_lane("m"));
+    }
+
+    #[test]
+    fn files_are_in_the_folder_of_models_unless_their_names_are_absolute() {
+        assert_eq!(model_file("lora/a.gguf"), "/models/lora/a.gguf");
+        assert_eq!(model_file("/weights/a.gguf"), "/weights/a.gguf");
+    }
 }

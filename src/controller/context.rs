@@ -18,6 +18,7 @@ use super::nodes::Nodes;
 use super::observer::Observer;
 use super::pods::Pods;
 use super::routes::Routes;
+use super::slices::Slices;
 use super::sources::Sources;
 use super::{Options, pool, topology};
 use crate::api::{Persona, PersonaTopology, WorkerPool, names};
@@ -41,6 +42,8 @@ pub struct Context {
     pub pods: Pods,
     /// Nodes that lose their pods.
     pub nodes: Nodes,
+    /// GPUs that drivers publish.
+    pub slices: Slices,
     /// The latest numbers of pools.
     pub observer: Observer,
     /// Numbers from elsewhere.

@@ -28,6 +28,7 @@ pub mod plans;
 mod pods;
 pub mod pool;
 mod routes;
+mod slices;
 mod sources;
 mod status;
 mod topology;
@@ -105,6 +106,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         stores,
         pods: pods::Pods::default(),
         nodes: nodes::Nodes::default(),
+        slices: slices::Slices::default(),
         observer,
         sources: sources::Sources::new(options.metric_credentials_dir.clone()),
         bells,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::resource::v1::ResourceSlice;
+use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
@@ -46,6 +48,7 @@ pub fn start(cx: &Arc<Context>, writers: Writers, tasks: &mut JoinSet<()>) {
         .unwrap_or(options.watch_namespace.is_none())
     {
         tasks.spawn(follow_nodes(cx.clone()));
+        tasks.spawn(follow_slices(cx.clone()));
     }
     let cx = cx.clone();
     tasks.spawn(async move {
@@ -161,6 +164,29 @@ async fn follow_nodes(cx: Arc<Context>) {
             }
             Ok(None) => return,
             Err(error) => tracing::warn!(%error, kind = "Node", "a watch broke, it begins again"),
+        }
+    }
+}
+
+async fn follow_slices(cx: Arc<Context>) {
+    let slices: Api<ResourceSlice> = Api::all(cx.client.clone());
+    // Clusters before 1.34 do not have them, and there no pool can claim a device either.
+    if let Err(kube::Error::Api(status)) = slices.list(&ListParams::default().limit(1)).await
+        && status.code == 404
+    {
+        tracing::info!("the cluster has no resource slices: device classes cannot be used");
+        return;
+    }
+    let mut events = watcher(slices, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => cx.slices.hear(&event),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, kind = "ResourceSlice", "a watch broke, it begins again");
+            }
         }
     }
 }

@@ -64,6 +64,7 @@ impl Ours {
                 concurrency: None,
                 external: Vec::new(),
                 is_old: false,
+                holds_still: false,
                 largest_gpu: None,
                 stats: Err("not read yet".to_owned()),
                 pool: Arc::new(object),

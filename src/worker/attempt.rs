@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
 use super::answer::{Answer, completed};
+use super::configs::Found;
 use super::emitter::Stream;
 use super::roster::{Stop, Ticket};
 use super::verdict::{Situation, Verdict};
@@ -73,8 +74,8 @@ struct Attempt<'a> {
 enum Fault {
     /// The task cannot be run; another attempt would not mend that.
     Refused(TaskError),
-    /// The queue went away.
-    QueueAway,
+    /// The queue went away, or the persona has another configuration since the task was taken.
+    NotHere,
 }
 
 impl Attempt<'_> {
@@ -82,7 +83,7 @@ impl Attempt<'_> {
         let (config, request) = match self.prepare().await {
             Ok(prepared) => prepared,
             Err(Fault::Refused(error)) => return Verdict::failed(error),
-            Err(Fault::QueueAway) => return Verdict::hand_back(),
+            Err(Fault::NotHere) => return Verdict::hand_back(),
         };
         let count = Counted::begin(self.context, &config);
         let result = self.call(&config, request).await;
@@ -126,8 +127,9 @@ impl Attempt<'_> {
         loop {
             let queue = self.context.link.queue();
             let error = match self.context.configs.of(self.taken, &queue).await {
-                Ok(Some(config)) => return Ok(config),
-                Ok(None) => {
+                Ok(Found::Config(config)) => return Ok(config),
+                Ok(Found::Changed) => return Err(Fault::NotHere),
+                Ok(Found::Gone) => {
                     let message = "the persona was deleted; create it again, or ask another one";
                     return Err(refused(code::PERSONA_DELETED, 404, message));
                 }
@@ -140,7 +142,7 @@ impl Attempt<'_> {
             }
             self.context.link.note(&Err::<(), _>(error));
             if self.began.elapsed() > LEASE {
-                return Err(Fault::QueueAway);
+                return Err(Fault::NotHere);
             }
             failures += 1;
             sleep(pause(BACKOFF, failures)).await;

@@ -14,6 +14,18 @@ const KEPT: usize = 256;
 /// What names one configuration of a persona.
 type Version = (u64, i64);
 
+/// The configuration for a task.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// This one.
+    Config(Arc<PersonaConfig>),
+    /// There is another one since the task was taken. It may need another credential or model than this
+    /// worker has, and its persona may be in another pool: who takes the task next knows that.
+    Changed,
+    /// Its persona is gone.
+    Gone,
+}
+
 /// Configurations by persona.
 #[derive(Default)]
 pub struct Configs {
@@ -31,22 +43,21 @@ impl Configs {
         }
     }
 
-    /// The configuration for a task; none when its persona is gone.
+    /// The configuration for a task.
     ///
     /// # Errors
     /// When Redis gives no answer, or one that is not understood ([`QueueError::Protocol`]).
-    pub async fn of(
-        &self,
-        taken: &Taken,
-        queue: &NamespaceQueue,
-    ) -> Result<Option<Arc<PersonaConfig>>, QueueError> {
+    pub async fn of(&self, taken: &Taken, queue: &NamespaceQueue) -> Result<Found, QueueError> {
         let version = (taken.since_ms, taken.generation);
         if let Some(config) = self.known(&taken.persona, version) {
-            return Ok(Some(config));
+            return Ok(Found::Config(config));
         }
         let Some(mut config) = queue.config(&taken.persona).await? else {
-            return Ok(None);
+            return Ok(Found::Gone);
         };
+        if config.generation != taken.generation {
+            return Ok(Found::Changed);
+        }
         let local = matches!(
             config.provider,
             Provider::Ollama | Provider::OpenAICompatible
@@ -55,10 +66,8 @@ impl Configs {
             config.endpoint.clone_from(&self.model_endpoint);
         }
         let config = Arc::new(config);
-        if config.generation == taken.generation {
-            self.keep(&taken.persona, version, config.clone());
-        }
-        Ok(Some(config))
+        self.keep(&taken.persona, version, config.clone());
+        Ok(Found::Config(config))
     }
 
     fn known(&self, persona: &str, version: Version) -> Option<Arc<PersonaConfig>> {

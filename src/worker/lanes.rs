@@ -1,9 +1,9 @@
-//! The lanes that the mounted credentials and the models in its pod let this worker serve.
+//! The lanes that the mounted credentials, and the models and adapters in its pod, let this worker serve.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::api::runtime::model_lane;
+use crate::api::runtime::{adapter_lane, model_lane};
 use crate::lock::lock;
 use crate::provider::Credentials;
 
@@ -13,8 +13,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Lanes, looked up at most once a second.
 pub struct Lanes {
     credentials: Credentials,
-    /// Those of the models in the pod.
+    /// Models in the pod.
     models: Vec<String>,
+    /// Those of the models in the pod, with the adapters that their server was started with and without.
+    of_pod: Mutex<Vec<String>>,
     seen: Mutex<Option<(Instant, Arc<[String]>)>>,
 }
 
@@ -23,9 +25,18 @@ impl Lanes {
     pub fn new(credentials: Credentials, models: &[String]) -> Self {
         Self {
             credentials,
-            models: models.iter().map(|model| model_lane(model)).collect(),
+            models: models.to_vec(),
+            of_pod: Mutex::new(models.iter().map(|model| model_lane(model)).collect()),
             seen: Mutex::new(None),
         }
+    }
+
+    /// The server in the pod was started with these adapters' files.
+    pub fn hold(&self, files: &[String]) {
+        let models = self.models.iter();
+        let adapters = models.flat_map(|model| files.iter().map(|file| adapter_lane(model, file)));
+        lock(&self.of_pod).extend(adapters);
+        self.forget();
     }
 
     /// The lanes at present, sorted. The same `Arc` while they do not change.
@@ -37,7 +48,7 @@ impl Lanes {
             None => None,
         };
         let mut found = self.credentials.lanes();
-        found.extend(self.models.iter().cloned());
+        found.extend(lock(&self.of_pod).iter().cloned());
         found.sort_unstable();
         let lanes = known
             .filter(|known| **known == *found)
@@ -46,7 +57,7 @@ impl Lanes {
         lanes
     }
 
-    /// A credential was not where it should be: looks again the next time.
+    /// What was seen may not be so any more: looks again the next time.
     pub fn forget(&self) {
         *lock(&self.seen) = None;
     }

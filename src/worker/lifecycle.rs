@@ -292,7 +292,9 @@ impl Loops {
         });
         let context = prepared.context.clone();
         all.spawn(async move {
-            context.adapters.run(|| context.beat.notify_one()).await;
+            let adapters = &context.adapters;
+            let begun = || context.lanes.hold(&adapters.files());
+            adapters.run(begun, || context.beat.notify_one()).await;
             ("adapters", Ok(()))
         });
         let context = prepared.context.clone();

@@ -86,6 +86,7 @@ pub struct RealNode {
     sandbox: Sandbox,
     operator: OnceCell<()>,
     redis: OnceCell<()>,
+    llama: OnceCell<()>,
     folder: DataDir,
 }
 
@@ -156,6 +157,7 @@ impl RealNode {
             sandbox,
             operator: OnceCell::new(),
             redis: OnceCell::new(),
+            llama: OnceCell::new(),
             folder,
         };
         node.registered(client).await?;
@@ -222,12 +224,15 @@ impl RealNode {
             .copied()
     }
 
-    /// Imports [`image::LLAMA`].
+    /// Imports [`image::LLAMA`]; once.
     ///
     /// # Errors
     /// As of [`image::llama`], or containerd does not take it.
     pub async fn import_llama(&self) -> Result<()> {
-        self.import_built("llama.tar", image::llama).await
+        self.llama
+            .get_or_try_init(|| self.import_built("llama.tar", image::llama))
+            .await
+            .copied()
     }
 
     async fn import_built(

@@ -178,6 +178,13 @@ impl Stage {
         Ok(stats.context("no such pool")??)
     }
 
+    /// Lets pods in that are not restricted, too.
+    pub async fn let_all_pods_in(&self) -> Result<()> {
+        let label = RESTRICTED.replace("restricted", "privileged");
+        let args = ["label", "--overwrite", "namespace", &self.namespace, &label];
+        run(self.cluster.kubectl().await?, &args).await.map(drop)
+    }
+
     /// Ends the test: the namespace goes, with all that it made.
     pub async fn leave(self) -> Result<()> {
         self.no_right_was_missing().await?;

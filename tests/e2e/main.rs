@@ -1,5 +1,6 @@
 //! The operator as its users get it: installed by helm on a real node, with real pods.
 
+mod caches;
 mod crashes;
 mod harness;
 mod load;

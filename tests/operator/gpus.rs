@@ -3,11 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
+use kube::ResourceExt;
+use kube::api::ListParams;
 use persona_operator::api::{PersonaTopology, WorkerPool};
 use serde_json::{Value, json};
 use testbed::{Cluster, FakeNode};
 
-use crate::harness::{Operator, condition};
+use crate::devices;
+use crate::harness::{Operator, PATIENCE, condition};
 
 /// The operator in a cluster with a node of four L4, whose kinds it watches.
 async fn with_an_l4(name: &str) -> Result<Operator> {
@@ -131,5 +135,68 @@ async fn models_of_one_namespace_get_pools_by_what_they_need() -> Result<()> {
     let wanted = wanted.map(|(class, personas)| (class.to_owned(), personas));
     let is = |found: Option<&PersonaTopology>| found.is_some_and(|t| classes(t) == wanted);
     operator.until("default", "split anew", is).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_pool_that_claims_devices_is_told_of_the_largest_and_leaves_no_old_claims_behind()
+-> Result<()> {
+    let cluster = Cluster::shared().await?;
+    cluster.add_fake_nodes(&[FakeNode::cpu("gpus-dra")]).await?;
+    devices::publish(cluster.client().await?, "gpus-dra").await?;
+    let watch = [("PERSONA_WATCH_NODES", "true")];
+    let operator = Operator::start_with("claims", &watch).await?;
+    let gpu = |memory: &str| json!({"deviceClassName": "gpu.nvidia.com", "memory": memory});
+    let placement = json!({"device": "gpu", "gpu": gpu("141Gi")});
+    operator
+        .pool(
+            "claiming",
+            json!({"placement": placement, "template": overlay()}),
+        )
+        .await?;
+    let told = |pool: Option<&WorkerPool>| {
+        let status = pool.and_then(|pool| pool.status.as_ref());
+        let mut conditions = status.iter().flat_map(|status| &status.conditions);
+        conditions.any(|c| {
+            c.type_ == "Schedulable"
+                && c.message.contains("1 device class gpu.nvidia.com of 141Gi")
+                && c.message.contains("81559 MiB (NVIDIA H100 80GB HBM3)")
+        })
+    };
+    operator
+        .until("claiming", "told of the largest", told)
+        .await?;
+    let templates = async || {
+        let all = operator.all::<ResourceClaimTemplate>();
+        let found = all.list(&ListParams::default()).await?;
+        anyhow::Ok(found.iter().map(ResourceExt::name_any).collect::<Vec<_>>())
+    };
+    let before = templates().await?;
+    assert_eq!(before.len(), 1, "{before:?}");
+    operator
+        .patch::<WorkerPool>("claiming", json!({"placement": {"gpu": gpu("80Gi")}}))
+        .await?;
+    let is = |pool: Option<&WorkerPool>| {
+        pool.is_some_and(|pool| condition(pool, "Schedulable").as_deref() == Some("True"))
+    };
+    operator.until("claiming", "schedulable", is).await?;
+    let tidy = async {
+        loop {
+            let now = templates().await?;
+            if now.len() == 1 && now != before {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let tidied = tokio::time::timeout(PATIENCE, tidy).await;
+    tidied.context("the old template of claims is still there")??;
+    let pods = operator.pods("claiming").await?;
+    assert_eq!(pods.len(), 1, "it keeps the claim of the present one");
+    let node = pods[0]
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.clone());
+    assert_eq!(node.as_deref(), Some("gpus-dra"));
     operator.stop().await
 }

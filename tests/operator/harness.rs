@@ -2,7 +2,7 @@
 //! process node, on a real API server and a real Redis; a namespace, a queue prefix and a lease a test.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -422,9 +422,11 @@ pub async fn node() -> Result<&'static ProcessNode> {
 
 /// Joins a process node that runs workers.
 pub async fn join_node(cluster: &Cluster, name: &str) -> Result<ProcessNode> {
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/operator/model_server.py");
     let images = [
         ("persona.test/", program()),
         ("sleeper.test/", "/bin/sleep".into()),
+        ("llama.test/", server),
     ];
     let images = images.map(|(image, program)| (image.to_owned(), program));
     cluster

@@ -5,6 +5,8 @@ mod api_proxy;
 mod crashes;
 mod crossing;
 mod crossings;
+#[path = "../placement/devices.rs"]
+mod devices;
 mod fuse;
 mod gpus;
 mod harness;
@@ -16,6 +18,7 @@ mod midway;
 mod moves;
 mod namespaces;
 mod nodes;
+mod other_models;
 mod outage;
 mod outages;
 mod personas;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions::is_deleted};
 use persona_operator::api::{Placement, Span, WorkerPool, WorkerPoolSpec};
+use persona_operator::controller::pool::server::Serving;
 use persona_operator::controller::pool::template::{Setup, template};
 use serde_json::{Value, json};
 use testbed::{Cluster, FakeNode};
@@ -146,15 +147,27 @@ impl Fleet {
 
     /// Makes a pod as a pool of this placement has it.
     pub async fn pod(&self, name: &str, placement: Placement) -> Result<()> {
+        let spec = WorkerPoolSpec {
+            placement,
+            ..WorkerPoolSpec::default()
+        };
+        self.worker(name, spec, None).await
+    }
+
+    /// Makes a pod as this pool has it, with what runs beside its worker.
+    pub async fn worker(
+        &self,
+        name: &str,
+        spec: WorkerPoolSpec,
+        serving: Option<&Serving>,
+    ) -> Result<()> {
         let tolerate = json!([{"key": "testbed.persona.dev/node", "operator": "Exists"}]);
-        let mut pool = WorkerPool::new(
-            name,
-            WorkerPoolSpec {
-                placement,
-                template: Some(serde_json::from_value(json!({"tolerations": tolerate}))?),
-                ..WorkerPoolSpec::default()
-            },
-        );
+        let template_of_pods = serde_json::from_value(json!({"tolerations": tolerate}))?;
+        let spec = WorkerPoolSpec {
+            template: Some(template_of_pods),
+            ..spec
+        };
+        let mut pool = WorkerPool::new(name, spec);
         pool.metadata.namespace = Some(self.namespace.clone());
         let made = template(
             &pool,
@@ -164,7 +177,7 @@ impl Fleet {
                 queue_url: "redis://redis:6379",
                 queue_prefix: "persona",
                 credentials: &std::collections::BTreeSet::new(),
-                serving: None,
+                serving,
                 drain_timeout: Span::secs(0),
             },
         );
@@ -173,6 +186,42 @@ impl Fleet {
         }
         let pod = made.named(name);
         self.pods.create(&PostParams::default(), &pod).await?;
+        Ok(())
+    }
+
+    /// A claim of model files, bound to a volume: pods that mount one that is not there are not scheduled.
+    pub async fn claim(&self, name: &str) -> Result<()> {
+        let client = self.cluster.client().await?;
+        let (volumes, claims) = (
+            Api::<PersistentVolume>::all(client.clone()),
+            Api::<PersistentVolumeClaim>::namespaced(client, &self.namespace),
+        );
+        let of_volume = format!("{}-{name}", self.namespace);
+        let volume = serde_json::from_value(json!({
+            "metadata": {"name": of_volume},
+            "spec": {
+                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"],
+                "storageClassName": "", "hostPath": {"path": "/nowhere"},
+                "persistentVolumeReclaimPolicy": "Retain",
+            },
+        }))?;
+        volumes.create(&PostParams::default(), &volume).await?;
+        let claim = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": of_volume,
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }))?;
+        claims.create(&PostParams::default(), &claim).await?;
+        let bound = |claim: Option<&PersistentVolumeClaim>| {
+            let phase = claim.and_then(|claim| claim.status.as_ref()?.phase.as_deref());
+            phase == Some("Bound")
+        };
+        let bound = await_condition(claims, name, bound);
+        tokio::time::timeout(PATIENCE, bound)
+            .await
+            .with_context(|| format!("claim {name} is not bound"))??;
         Ok(())
     }
 
@@ -192,6 +241,15 @@ impl Fleet {
         let pod = tokio::time::timeout(PATIENCE, bound).await;
         let pod = pod.with_context(|| format!("{name} got no node"))??;
         pod.as_ref().and_then(node_of).context("the pod is gone")
+    }
+
+    /// The arguments of a pod's model server.
+    pub async fn server_args(&self, name: &str) -> Result<String> {
+        let pod = self.pods.get(name).await?;
+        let servers = pod.spec.and_then(|spec| spec.init_containers);
+        let server = servers.and_then(|servers| servers.into_iter().next());
+        let args = server.and_then(|server| server.args).unwrap_or_default();
+        Ok(args.join(" "))
     }
 
     /// Frees what a pod has.

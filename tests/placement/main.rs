@@ -2,6 +2,7 @@
 //! slices of real GPU nodes. Nothing runs on them.
 
 mod devices;
+mod examples;
 mod fleet;
 mod landing;
 mod mending;

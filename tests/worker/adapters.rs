@@ -1,12 +1,17 @@
 //! Adapters on a server beside a worker that has vLLM's API, as that is documented.
 
-use persona_operator::api::runtime::PersonaConfig;
+use persona_operator::api::runtime::{PersonaConfig, adapter_lane};
 use persona_operator::api::{Adapter, ModelServerKind, Provider};
+use persona_operator::queue::stats::WorkerStats;
+use persona_operator::queue::submit::TaskState;
 use persona_operator::queue::task::{Outcome, OutcomeKind};
 use persona_operator::worker::Options;
+use serde_json::json;
 
 use crate::faults::config;
-use crate::fixture::{Fixture, eventually};
+use crate::fixture::{Fixture, POOL, eventually, get};
+use crate::process::WorkerProcess;
+use crate::upstream::{Upstream, answer, says};
 use crate::vllm::Vllm;
 
 /// A persona of the model beside the worker, with an adapter or without.
@@ -141,4 +146,97 @@ async fn an_adapter_that_cannot_be_loaded_fails_its_own_persona_in_the_servers_w
     let failed = worker.metric("persona_adapter_loads_total", &["failed"]);
     assert_eq!(failed.await, 1.0);
     worker.stopped().await.expect("ends");
+}
+
+#[tokio::test]
+async fn a_worker_as_its_pod_starts_it_loads_adapters_too() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    let health = format!("{}/health", server.upstream.root_url());
+    assert_eq!(get(&health).await, (200, String::new()), "as probes ask");
+    for name in ["a", "b"] {
+        let source = format!("/adapters/{name}");
+        fixture
+            .persona_as(name, beside(Some((name, &source))))
+            .await;
+    }
+    let endpoint = server.upstream.base_url();
+    let settings = [
+        ("PERSONA_MODEL_ENDPOINT", endpoint.as_str()),
+        ("PERSONA_MODELS", "tiny"),
+        ("PERSONA_MODEL_SERVER", ModelServerKind::Vllm.as_str()),
+        ("PERSONA_MAX_ADAPTERS", "1"),
+    ];
+    let _worker = WorkerProcess::start(&fixture, "w", &settings).await;
+    for name in ["a", "b", "a"] {
+        let task = fixture.ask(name, false).await;
+        let by = format!("by {name}");
+        assert_eq!(text(&fixture.outcome(&task).await), by);
+    }
+    assert_eq!(server.loads(), ["a", "b", "a"]);
+    assert_eq!((server.most(), server.wrongs()), (1, Vec::new()));
+    let held = |worker: &WorkerStats| worker.loaded == ["adapter/a"];
+    fixture.until_worker("w", "what it holds", held).await;
+}
+
+/// llama.cpp as far as its adapters go: `/lora-adapters` of those that it was started with, and answers
+/// that say which one had a scale.
+async fn llama(files: &'static [&'static str]) -> Upstream {
+    Upstream::start(move |asked| {
+        let path = asked.head.split(' ').nth(1).unwrap_or_default();
+        if path == "/lora-adapters" {
+            let adapter =
+                |(id, path): (usize, &&str)| json!({"id": id, "path": path, "scale": 0.0});
+            let all: Vec<_> = files.iter().enumerate().map(adapter).collect();
+            let json = "content-type: application/json\r\n";
+            return answer(200, json, &json!(all).to_string());
+        }
+        let scales = asked.body["lora"].as_array();
+        let on = scales.and_then(|all| all.iter().position(|lora| lora["scale"] == 1.0));
+        says(&[on.map_or("base", |place| files[place])])
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_task_waits_for_a_worker_whose_llama_cpp_was_started_with_its_adapter() {
+    let fixture = Fixture::new().await;
+    let law = PersonaConfig {
+        max_attempts: 1,
+        ..beside(Some(("law", "lora/law.gguf")))
+    };
+    let lane = adapter_lane("tiny", "/models/lora/law.gguf");
+    fixture.route_as("law", "uid-law", POOL, &lane, &law).await;
+    let task = fixture.ask("law", false).await;
+    let servers = [
+        llama(&["/models/lora/tax.gguf"]).await,
+        llama(&["/models/lora/tax.gguf", "/models/lora/law.gguf"]).await,
+    ];
+    let worker = async |uid: &str, server: &Upstream| {
+        let options = Options {
+            model_endpoint: Some(server.base_url()),
+            model_server: Some(ModelServerKind::LlamaCpp),
+            models: vec!["tiny".to_owned()],
+            ..fixture.options(uid)
+        };
+        fixture.worker_with(options).await
+    };
+    let _without = worker("without", &servers[0]).await;
+    let of_tax = adapter_lane("tiny", "/models/lora/tax.gguf");
+    let serves = |worker: &WorkerStats| worker.lanes.contains(&of_tax);
+    fixture.until_worker("without", "its lanes", serves).await;
+    // It takes what it can serve, and leaves the other one alone.
+    let tax = beside(Some(("tax", "lora/tax.gguf")));
+    fixture
+        .route_as("tax", "uid-tax", POOL, &of_tax, &tax)
+        .await;
+    let other = fixture.ask("tax", false).await;
+    assert_eq!(
+        text(&fixture.outcome(&other).await),
+        "/models/lora/tax.gguf"
+    );
+    assert_eq!(fixture.state(&task).await, TaskState::Queued);
+    let _with = worker("with", &servers[1]).await;
+    assert_eq!(text(&fixture.outcome(&task).await), "/models/lora/law.gguf");
+    let attempts = fixture.output(&task).await.expect("there").failed_attempts;
+    assert_eq!(attempts, 0);
 }

@@ -7,6 +7,7 @@ mod fixture;
 mod life;
 mod llama;
 mod model;
+mod moved;
 mod ollama;
 mod outage;
 mod process;

@@ -14,7 +14,7 @@ use crate::fixture::{Fixture, NAMESPACE, POOL, eventually, get};
 use crate::upstream::{Step, Upstream, done, says, stream_head, token};
 
 /// A worker process and its log.
-struct WorkerProcess {
+pub struct WorkerProcess {
     process: Process,
     port: Port,
     folder: tempfile::TempDir,
@@ -22,7 +22,7 @@ struct WorkerProcess {
 
 impl WorkerProcess {
     /// Starts one and waits until it is registered.
-    async fn start(fixture: &Fixture, uid: &str, more: &[(&str, &str)]) -> Self {
+    pub async fn start(fixture: &Fixture, uid: &str, more: &[(&str, &str)]) -> Self {
         let port = Port::free().expect("a port");
         let folder = tempfile::tempdir().expect("a folder");
         let log = File::create(folder.path().join("log")).expect("a file");

@@ -1,5 +1,6 @@
 //! A stand-in for vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING: its documented API for
-//! adapters (`/v1/load_lora_adapter`, `/v1/unload_lora_adapter`, `/v1/models`) and chat completions. An
+//! adapters (`/v1/load_lora_adapter`, `/v1/unload_lora_adapter`, `/v1/models`), `/health`, which probes ask
+//! for and which answers without a body, and chat completions. An
 //! answer says which adapter gave it. Written after vLLM's vllm/entrypoints/serve/lora and its OpenAI
 //! protocol's error objects.
 
@@ -65,6 +66,7 @@ impl State {
         let text = |field: &str| request.body[field].as_str().unwrap_or_default().to_owned();
         let path = request.head.split(' ').nth(1).unwrap_or_default();
         match path {
+            "/health" => answer(200, "", ""),
             "/v1/models" => {
                 let adapter = |name: &String| json!({"id": name, "object": "model", "root": format!("/adapters/{name}"), "parent": BASE});
                 let base = json!({"id": BASE, "object": "model", "root": BASE, "parent": null});

@@ -1,9 +1,8 @@
 //! Whether a persona's adapter is loaded, as the workers of its pool say. Pure.
 
 use crate::api::condition::{ADAPTER_LOADED, Verdict};
-use crate::api::runtime::{adapter_item, model_item};
+use crate::api::runtime::{adapter_item, model_file, model_item};
 use crate::api::{ModelServerKind, Persona};
-use crate::controller::pool::server::path;
 use crate::queue::stats::PoolStats;
 
 /// What the workers of its pool say of a persona's adapter.
@@ -38,7 +37,7 @@ impl Sight {
 fn item(persona: &Persona) -> Option<String> {
     let adapter = persona.spec.adapter.as_ref()?;
     Some(match persona.spec.model.served_by() {
-        Some(ModelServerKind::LlamaCpp) => adapter_item(&path(&adapter.source)),
+        Some(ModelServerKind::LlamaCpp) => adapter_item(&model_file(&adapter.source)),
         _ => adapter_item(&adapter.name),
     })
 }

@@ -13,6 +13,7 @@ use crate::controller::observer::served;
 use crate::controller::routes::Published;
 use crate::controller::{Context, Error};
 use crate::queue::stats::PersonaStats;
+use crate::topology::Home;
 
 /// A pool, and the lanes that its workers serve, if that is known.
 type Place = (Arc<WorkerPool>, Option<BTreeSet<String>>);
@@ -99,9 +100,11 @@ fn look(cx: &Context, persona: Arc<Persona>, published: Option<Published>, is_ou
         Some(told) if Some(&told.uid) == persona.metadata.uid.as_ref() => told.pool.as_deref(),
         _ => persona.status.as_ref().and_then(|s| s.pool.as_deref()),
     };
-    let reached = known.and_then(|pool| cx.observer.stats(&namespace, pool).ok());
+    // Where it belongs it is to be loaded, before the persona enters.
+    let looked_at = home.as_ref().and_then(Home::pool).or(known);
+    let stats = looked_at.and_then(|pool| cx.observer.stats(&namespace, pool).ok());
     Seen {
-        adapter: reached.and_then(|stats| Sight::of(&persona, &stats)),
+        adapter: stats.and_then(|stats| Sight::of(&persona, &stats)),
         layout,
         home: home.as_ref().and_then(|home| sight(home.pool()?)),
         present: known.and_then(sight),

@@ -6,7 +6,7 @@ use super::adapter;
 use super::is_paused;
 use super::plan::{Intent, Observed, Plan, Wait, home_of, known};
 use crate::api::condition::{self, MODEL_PLACED, READY, ROUTED, Verdict};
-use crate::api::{Persona, PersonaStatus, runtime};
+use crate::api::{ModelServerKind, Persona, PersonaStatus, runtime};
 use crate::topology::Home;
 
 /// How the call that the plan asked for went.
@@ -177,9 +177,7 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
                     format!("key {} of Secret {}", reference.key, reference.name)
                 }
                 None => {
-                    let model = &persona.spec.model.name;
-                    let message = format!("no worker of WorkerPool {pool} has model {model} yet");
-                    return ("WaitingForModel", message);
+                    return ("WaitingForModel", lacks_model(pool, persona));
                 }
             };
             let message = format!(
@@ -207,6 +205,22 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
 fn undecided() -> (&'static str, String) {
     let message = "waits until the namespace's PersonaTopology has decided";
     ("WaitingForTopology", message.to_owned())
+}
+
+fn lacks_model(pool: &str, persona: &Persona) -> String {
+    let model = &persona.spec.model;
+    let fixed = model.served_by() == Some(ModelServerKind::LlamaCpp);
+    match &persona.spec.adapter {
+        Some(adapter) if fixed => format!(
+            "no worker of WorkerPool {pool} was started with model {} and adapter {} yet: workers with them are \
+             on their way, or more adapters than model.server.maxAdapters share the pool",
+            model.name, adapter.name
+        ),
+        _ => format!(
+            "no worker of WorkerPool {pool} has model {} yet",
+            model.name
+        ),
+    }
 }
 
 /// Whether workers that can run its model are known; nothing is, before the topology has decided what

@@ -4,13 +4,13 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
-use crate::api::WorkerPool;
-use crate::api::names::LABEL_PHASE;
+use crate::api::names::{LABEL_PHASE, LABEL_POOL};
+use crate::api::{Device, WorkerPool};
 use crate::controller::context::News;
 use crate::controller::{Context, Error};
 use crate::queue::task::Duties;
@@ -68,6 +68,9 @@ pub async fn apply(
     }
     create(cx, &pods, o, plan, memory).await;
     delete(cx, &pods, o, &plan.delete).await;
+    if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
+        memory.tidied = Some(o.template.hash.clone());
+    }
     Ok(())
 }
 
@@ -115,6 +118,56 @@ async fn claims(cx: &Context, namespace: &str, o: &Observed, memory: &mut Memory
             false
         }
     }
+}
+
+/// Once all pods are of one template, those of other templates made their claims long ago. A pool that was
+/// never for GPUs has none to look for.
+fn claims_to_tidy(o: &Observed, memory: &Memory) -> bool {
+    let hash = &o.template.hash;
+    let settled = !o.pods.is_empty() && o.pods.iter().all(|pod| pod.hash == *hash && pod.scheduled);
+    let for_gpus = o.pool.spec.placement.device == Device::Gpu || memory.tidied.is_some();
+    settled && for_gpus && memory.tidied.as_ref() != Some(hash)
+}
+
+/// Deletes the pool's templates of claims but for the present one. Those of a deleted pool go with it, by
+/// their owner. Answers whether that is done.
+async fn tidy_claims(cx: &Context, namespace: &str, o: &Observed) -> bool {
+    let api: Api<ResourceClaimTemplate> = Api::namespaced(cx.client.clone(), namespace);
+    let labels = format!("{LABEL_POOL}={}", o.pool.name_any());
+    let found = match api.list(&ListParams::default().labels(&labels)).await {
+        Ok(found) => found,
+        // A cluster without them.
+        Err(kube::Error::Api(status)) if status.code == 404 => return true,
+        Err(error) => {
+            tracing::debug!(%error, "old templates of claims are looked for again");
+            return false;
+        }
+    };
+    let present = o.template.claims.as_ref().map(ResourceExt::name_any);
+    let ours = |template: &ResourceClaimTemplate| {
+        let mut owners = template.owner_references().iter();
+        owners.any(|owner| Some(&owner.uid) == o.pool.metadata.uid.as_ref())
+    };
+    let mut done = true;
+    for old in found.iter().filter(|old| ours(old)) {
+        let name = old.name_any();
+        if Some(&name) == present.as_ref() {
+            continue;
+        }
+        match api.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => tracing::info!(
+                namespace,
+                name,
+                "a template of claims that no pod needs was deleted"
+            ),
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => {
+                tracing::warn!(name, %error, "a template of claims cannot be deleted, trying again");
+                done = false;
+            }
+        }
+    }
+    done
 }
 
 async fn create(cx: &Context, pods: &Api<Pod>, o: &Observed, plan: &Plan, memory: &mut Memory) {

@@ -3,6 +3,7 @@
 mod apply;
 mod disruption;
 mod gpu;
+mod members;
 pub(crate) mod observe;
 pub(crate) mod plan;
 pub mod server;
@@ -63,7 +64,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // The first answers wake it sooner.
         return Ok(Action::requeue(SOON));
     }
-    let mut observed = observe::observe(cx, pool, now());
+    let mut observed = observe::observe(cx, pool, &mut memory.members, now());
     let mut plan = plan::plan(&observed, memory);
     if plan.decision.awaits_reading || !plan.decision.blind.is_empty() {
         // It says once more that the pool may shrink, or is the first one after an outage or of a queue
@@ -80,13 +81,14 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         }
         let pool = observed.pool;
         observer::look_at(cx, &pool.namespace().unwrap_or_default(), &pool.name_any()).await;
-        observed = observe::observe(cx, pool, now());
+        observed = observe::observe(cx, pool, &mut memory.members, now());
         plan = plan::plan(&observed, memory);
         applied = apply::apply(cx, &observed, &plan, memory).await;
     }
     // What the plan's effects are is read anew: a created pod counts at once.
+    let (pool, at) = (observed.pool.clone(), observed.now);
     let seen = Observed {
-        pods: observe::observe(cx, observed.pool.clone(), observed.now).pods,
+        pods: observe::observe(cx, pool, &mut memory.members, at).pods,
         ..observed
     };
     measure(cx, &seen, &plan, &status::count(&seen, memory));

@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
 use super::gpu;
+use super::members::{Members, Stay};
 use super::server::Serving;
 use super::template::{Setup, Template, template};
-use crate::api::{SecretKeyRef, Span, WorkerPool};
+use crate::api::{Persona, SecretKeyRef, Span, WorkerPool};
 use crate::controller::Context;
-use crate::controller::assignment::belongs_to;
 use crate::controller::pods::{server_status, worker_status};
 use crate::queue::stats::PoolStats;
 use crate::scaling::Reading;
@@ -33,6 +33,9 @@ pub struct Observed {
     pub pool: Arc<WorkerPool>,
     /// What its pods are to be like.
     pub template: Template,
+    /// Somebody is served here who belongs elsewhere by now, and what for is not known any more: a worker
+    /// that is Ready stays as it is until they have left.
+    pub holds_still: bool,
     /// How long a worker may finish its requests.
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
@@ -82,22 +85,33 @@ pub struct PodView {
     pub waiting: Option<(String, String)>,
 }
 
-/// Reads what the plan of `pool` depends on.
-pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed {
+/// Reads what the plan of `pool` depends on; `members` is what was seen of its personas before.
+pub fn observe(
+    cx: &Context,
+    pool: Arc<WorkerPool>,
+    members: &mut Members,
+    now: Timestamp,
+) -> Observed {
     let namespace = pool.namespace().unwrap_or_default();
     let name = pool.name_any();
     let topology = cx.stores.topology(&namespace);
+    let served = |persona: &Persona| {
+        let told = cx.routes.of(&namespace, &persona.name_any());
+        let told = told.filter(|told| Some(&told.uid) == persona.metadata.uid.as_ref());
+        told.map(|told| told.generation)
+    };
+    let stays = cx
+        .stores
+        .personas_of(&namespace)
+        .filter_map(|persona| Stay::of(persona, &name, topology.as_deref(), served));
+    let (local, holds_still) = members.look(stays.collect());
     let mut credentials: BTreeSet<SecretKeyRef> = BTreeSet::new();
     let mut longest = Span::default();
     let mut concurrency = 0;
-    let mut local = Vec::new();
-    for persona in cx.stores.personas_of(&namespace) {
-        if belongs_to(&persona, &name, topology.as_deref()) {
-            credentials.extend(persona.spec.model.api_key_secret_ref.clone());
-            longest = longest.max(persona.spec.timeout);
-            concurrency += u64::from(persona.spec.queue.max_concurrency);
-            local.push(persona);
-        }
+    for persona in &local {
+        credentials.extend(persona.spec.model.api_key_secret_ref.clone());
+        longest = longest.max(persona.spec.timeout);
+        concurrency += u64::from(persona.spec.queue.max_concurrency);
     }
     let serving = Serving::of(&local, pool.spec.slots_per_worker);
     let drain_timeout = pool
@@ -120,6 +134,7 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
     Observed {
         now,
         template: template(&pool, &setup),
+        holds_still,
         drain_timeout,
         pods: cx
             .pods
@@ -145,7 +160,11 @@ pub fn observe(cx: &Context, pool: Arc<WorkerPool>, now: Timestamp) -> Observed 
 }
 
 fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
-    let labels = gpu::Labels::of(pool.spec.placement.gpu.as_ref()?);
+    let gpu = pool.spec.placement.gpu.as_ref()?;
+    if let Some((driver, type_)) = gpu::claim::devices(gpu) {
+        return cx.slices.largest(driver, type_);
+    }
+    let labels = gpu::Labels::of(gpu);
     cx.nodes.largest_gpu(|node| labels.read(node))
 }
 

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 pub use self::backoff::Backoff;
 use self::reading::reading;
 use super::disruption;
+use super::members::Members;
 use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
@@ -28,6 +29,8 @@ const STUCK: Span = Span::secs(60);
 /// their time anew, and nothing shrinks for one window.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
+    /// For whom its workers are made.
+    pub members: Members,
     /// What sizing remembers.
     pub size: Option<scaling::Memory>,
     /// Workers that were told to drain, and since when.
@@ -42,6 +45,8 @@ pub struct Memory {
     pub disruption: disruption::Memory,
     /// When the status was last written.
     pub written: Option<Timestamp>,
+    /// The template for which templates of claims were last looked for that no pod is made from any more.
+    pub tidied: Option<String>,
 }
 
 /// What is to be done.
@@ -182,8 +187,8 @@ impl<'a> Fleet<'a> {
     /// Nothing asks for another pod in this one's place.
     fn stays(&self, o: &Observed, pod: &PodView) -> bool {
         let worker = self.workers.get(pod.uid.as_str());
-        let asks = worker.is_some_and(|worker| worker.recycle.is_some());
-        pod.hash == o.template.hash && !pod.node_going && !asks
+        let asks = worker.is_some_and(|worker| worker.recycle.is_some()) && !o.holds_still;
+        is_current(o, pod) && !pod.node_going && !asks
     }
 
     fn candidates(&self, pods: &[&PodView], outdated: bool) -> Vec<Candidate> {
@@ -200,6 +205,11 @@ impl<'a> Fleet<'a> {
         };
         pods.iter().map(candidate).collect()
     }
+}
+
+/// Made from the present template; or what that leaves out may still be needed.
+fn is_current(o: &Observed, pod: &PodView) -> bool {
+    pod.hash == o.template.hash || (o.holds_still && pod.ready)
 }
 
 fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
@@ -328,6 +338,7 @@ fn remove_failed(o: &Observed, memory: &mut Memory, plan: &mut Plan) {
     }
 }
 
+/// That much later.
 fn after(time: Timestamp, span: Span) -> Timestamp {
     time.checked_add(span.as_duration())
         .unwrap_or(Timestamp::MAX)

@@ -15,14 +15,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use kube::ResourceExt;
 
-use crate::api::names::{MAX_ADAPTERS, SERVER_CONTAINER};
+use crate::api::names::{MAX_ADAPTERS, MODELS_DIR, SERVER_CONTAINER};
+use crate::api::runtime::model_file;
 use crate::api::{ContainerOverlay, ModelServerKind, Persona};
 use crate::placement::requirements::DEFAULT_CONTEXT;
 use crate::placement::requirements::requirements;
 use crate::placement::server::Server;
 
-/// Where model files are.
-const MODELS: &str = "/models";
 /// Home of the server's user, which images of root do not have.
 const HOME: &str = "/home/persona";
 /// Tries of the start-up probe, one a second: an hour to fetch and load a model.
@@ -120,11 +119,14 @@ pub fn sidecar(
         command,
         args: Some(overlay.args.clone().unwrap_or(args)),
         env: Some(env),
-        ports: Some(vec![ContainerPort {
-            name: Some("model".to_owned()),
-            container_port: server.port().into(),
-            ..ContainerPort::default()
-        }]),
+        // Ollama's is on loopback.
+        ports: (server.kind != ModelServerKind::Ollama).then(|| {
+            vec![ContainerPort {
+                name: Some("model".to_owned()),
+                container_port: server.port().into(),
+                ..ContainerPort::default()
+            }]
+        }),
         startup_probe: Some(probe(server, 1, LOADING)),
         readiness_probe: Some(probe(server, 5, 3)),
         resources: Some(resources),
@@ -181,7 +183,7 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
         }
         ModelServerKind::LlamaCpp => {
             let source = if name.ends_with(".gguf") {
-                ["--model".to_owned(), path(&name)]
+                ["--model".to_owned(), model_file(&name)]
             } else {
                 ["--hf-repo".to_owned(), name.clone()]
             };
@@ -200,7 +202,7 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
             // It takes them at its start; requests say which of them count.
             let most = usize::try_from(serving.max_adapters()).unwrap_or(usize::MAX);
             for source in serving.adapters.iter().take(most) {
-                args.extend(["--lora".to_owned(), path(source)]);
+                args.extend(["--lora".to_owned(), model_file(source)]);
             }
             if !serving.adapters.is_empty() {
                 args.push("--lora-init-without-apply".to_owned());
@@ -210,32 +212,29 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
     }
 }
 
-/// In the folder of model files, unless it is absolute.
-pub fn path(file: &str) -> String {
-    if file.starts_with('/') {
-        file.to_owned()
-    } else {
-        format!("{MODELS}/{file}")
-    }
-}
-
 fn env(serving: &Serving) -> Vec<EnvVar> {
     // PyTorch asks for the user's name, which an image does not know.
     let mut pairs = vec![("HOME", HOME.to_owned()), ("USER", "persona".to_owned())];
     match serving.server.kind {
         ModelServerKind::Ollama => {
             pairs.push(("PERSONA_MODELS", serving.names()));
-            pairs.push(("OLLAMA_MODELS", MODELS.to_owned()));
+            pairs.push(("OLLAMA_MODELS", MODELS_DIR.to_owned()));
+            // Its probes run in its container, so that nobody but the worker has to reach it. The kubelet
+            // asks the others at the pod's address.
+            pairs.push((
+                "OLLAMA_HOST",
+                format!("127.0.0.1:{}", serving.server.port()),
+            ));
             // Models stay loaded as long as there is memory for them.
             pairs.push(("OLLAMA_KEEP_ALIVE", "-1".to_owned()));
         }
         ModelServerKind::Vllm => {
-            pairs.push(("HF_HOME", MODELS.to_owned()));
+            pairs.push(("HF_HOME", MODELS_DIR.to_owned()));
             if !serving.adapters.is_empty() {
                 pairs.push(("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True".to_owned()));
             }
         }
-        ModelServerKind::LlamaCpp => pairs.push(("LLAMA_CACHE", MODELS.to_owned())),
+        ModelServerKind::LlamaCpp => pairs.push(("LLAMA_CACHE", MODELS_DIR.to_owned())),
     }
     let variable = |(name, value): (&str, String)| EnvVar {
         name: name.to_owned(),
@@ -294,7 +293,7 @@ fn files(server: &Server) -> (Vec<Volume>, Vec<VolumeMount>) {
         });
     }
     let mounts = vec![
-        mount("persona-models", MODELS, read_only),
+        mount("persona-models", MODELS_DIR, read_only),
         mount("persona-home", HOME, false),
     ];
     (vec![models, empty("persona-home", None)], mounts)

@@ -308,20 +308,16 @@ fn gpus(o: &Observed) -> String {
     let count = gpu.count;
     let size = gpu.memory.as_ref();
     let size = size.map_or_else(String::new, |size| format!(" of {size}"));
-    let wanted = match &gpu.device_class_name {
-        Some(class) => format!("; a pod needs {count} of device class {class}{size} on one node"),
-        None => format!(
-            "; a pod needs {count} {}{size} on one node",
-            gpu.resource_name
-        ),
+    let (what, telling) = match &gpu.device_class_name {
+        Some(class) => (format!("device class {class}"), "its driver publishes"),
+        None => (gpu.resource_name.clone(), "nodes' labels tell of"),
     };
+    let wanted = format!("; a pod needs {count} {what}{size} on one node");
     match &o.largest_gpu {
         Some((mib, product)) => {
-            format!(
-                "{wanted}; the largest GPU that nodes' labels tell of has {mib} MiB ({product})"
-            )
+            format!("{wanted}; the largest GPU that {telling} has {mib} MiB ({product})")
         }
-        None => format!("{wanted}; no node's labels tell of one"),
+        None => format!("{wanted}; there is none that {telling}"),
     }
 }
 

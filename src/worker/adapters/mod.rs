@@ -104,6 +104,13 @@ impl Adapters {
         }
     }
 
+    /// Files of the adapters that the server was started with: no task of another one is for this worker.
+    pub fn files(&self) -> Vec<String> {
+        let fixed = lock(&self.fixed).clone();
+        let fixed = fixed.iter().flat_map(|fixed| fixed.iter());
+        fixed.map(|fixed| fixed.path.clone()).collect()
+    }
+
     /// Asks the server what it holds, until it says so.
     async fn begin(&self) {
         let Some(server) = &self.server else { return };
@@ -167,10 +174,11 @@ impl Adapters {
         lacks
     }
 
-    /// Asks the server what it holds, then rings for each change of that. Never ends.
-    pub async fn run(&self, ring: impl Fn()) {
+    /// Asks the server what it holds, tells that it knows, then rings for each change of that. Never ends.
+    pub async fn run(&self, begun: impl FnOnce(), ring: impl Fn()) {
         let mut report = self.report.subscribe();
         self.begin().await;
+        begun();
         ring();
         let ringing = async {
             // The sender lives as long as this does.

@@ -6,6 +6,7 @@ use reqwest::{Client, RequestBuilder, Response, redirect};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::api::runtime::model_file;
 use crate::api::{Adapter, ModelServerKind};
 use crate::provider::{ProviderError, Said};
 
@@ -36,15 +37,9 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Whether it was made from this source, which may be relative to the folder of models.
+    /// Whether it was made from this adapter's source.
     pub fn is(&self, adapter: &Adapter) -> bool {
-        let source = adapter.source.as_str();
-        self.path == source
-            || (!source.starts_with('/')
-                && self
-                    .path
-                    .strip_suffix(source)
-                    .is_some_and(|folder| folder.ends_with('/')))
+        self.path == model_file(&adapter.source)
     }
 }
 
@@ -215,6 +210,6 @@ mod tests {
             })
         };
         assert!(is("/models/adapters/review.gguf") && is("adapters/review.gguf"));
-        assert!(!is("iew.gguf") && !is("/adapters/review.gguf") && !is(""));
+        assert!(!is("review.gguf") && !is("/adapters/review.gguf") && !is(""));
     }
 }

@@ -179,10 +179,16 @@ impl Places {
     }
 
     /// A value as the process has to see it: one that begins with a mountPath begins with the host's
-    /// folder instead, and one that begins with `0.0.0.0:` listens on the pod's address alone.
+    /// folder instead, one that is `0.0.0.0`, with a port or without, listens on the pod's address alone,
+    /// and what another container of the pod serves at `http://127.0.0.1:` is found there.
     pub fn rewrite(&self, value: &str) -> String {
-        if let Some(port) = value.strip_prefix("0.0.0.0:") {
-            return format!("{}:{port}", self.pod_ip);
+        if value == "0.0.0.0" {
+            return self.pod_ip.to_string();
+        }
+        for (all, there) in [("0.0.0.0:", ""), ("http://127.0.0.1:", "http://")] {
+            if let Some(port) = value.strip_prefix(all) {
+                return format!("{there}{}:{port}", self.pod_ip);
+            }
         }
         match self.host_path(value) {
             Some(path) => path.to_string_lossy().into_owned(),

@@ -72,15 +72,27 @@ pub fn attach(claims: &ResourceClaimTemplate, pod: &mut PodSpec, container: &mut
         });
 }
 
-/// Memory and product as the driver's devices name them. Drivers of NVIDIA and Intel call them
-/// `memory` and `productName`; a device of another kind does not match, instead of failing.
-fn selectors(gpu: &Gpu, class: &str) -> Option<Vec<DeviceSelector>> {
-    let driver = match &gpu.driver {
-        Some(driver) => driver.as_str(),
+/// The driver whose devices a class is of.
+fn driver<'a>(gpu: &'a Gpu, class: &'a str) -> &'a str {
+    match &gpu.driver {
+        Some(driver) => driver,
         // NVIDIA's slices are devices of the driver of whole GPUs.
         None if class == "mig.nvidia.com" => "gpu.nvidia.com",
         None => class,
-    };
+    }
+}
+
+/// Driver and, as far as NVIDIA's classes tell, type of the devices that a pool claims.
+pub fn devices(gpu: &Gpu) -> Option<(&str, Option<&str>)> {
+    let class = gpu.device_class_name.as_deref()?;
+    let type_ = class.strip_suffix(".nvidia.com");
+    Some((driver(gpu, class), type_))
+}
+
+/// Memory and product as the driver's devices name them. Drivers of NVIDIA and Intel call them
+/// `memory` and `productName`; a device of another kind does not match, instead of failing.
+fn selectors(gpu: &Gpu, class: &str) -> Option<Vec<DeviceSelector>> {
+    let driver = driver(gpu, class);
     let mut selectors = Vec::new();
     if let Some(mib) = gpu.memory.as_deref().and_then(least_mib) {
         selectors.push(format!(

@@ -54,6 +54,7 @@ impl Scene {
             o: Observed {
                 now: at(0),
                 template: template(&pool, &setup),
+                holds_still: false,
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
                 largest_gpu: None,

@@ -29,6 +29,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
     Observed {
         now: Timestamp::from_second(1_000_000).expect("in range"),
         template: template(&pool, &setup),
+        holds_still: false,
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
         largest_gpu: None,

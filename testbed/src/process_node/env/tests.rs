@@ -119,6 +119,9 @@ fn paths_in_mounts_are_moved_and_others_stay() {
         ("/etc/apples", "/etc/apples"),
         ("/etc", "/etc"),
         ("0.0.0.0:8080", "198.18.0.7:8080"),
+        ("0.0.0.0", "198.18.0.7"),
+        ("http://127.0.0.1:8000/v1", "http://198.18.0.7:8000/v1"),
+        ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
         ("file=/etc/app", "file=/etc/app"),
     ] {
         assert_eq!(places.rewrite(value), expected);

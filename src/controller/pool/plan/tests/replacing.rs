@@ -24,6 +24,33 @@ fn a_new_template_rolls_with_surge_and_never_below_the_size() {
 }
 
 #[test]
+fn a_ready_worker_stays_while_somebody_is_served_here_who_belongs_elsewhere() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 2}));
+    scene.add("a", "old", 1);
+    scene.add("b", "old", 0);
+    scene.pod("b").ready = false;
+    scene.o.holds_still = true;
+    let plan = scene.visit(0);
+    assert_eq!(
+        plan.create.len(),
+        1,
+        "in the place of the one that is not Ready"
+    );
+    assert!(!plan.drain.contains(&"a".to_owned()), "{:?}", plan.drain);
+    scene.worker_stats("a").recycle = Some(RecycleReason::Tasks);
+    let plan = scene.visit(1);
+    assert!(
+        !plan.drain.contains(&"a".to_owned()),
+        "another would not have what it holds"
+    );
+    scene.o.holds_still = false;
+    let hash = scene.hash();
+    scene.add("c", &hash, 0);
+    scene.add("d", &hash, 0);
+    assert!(scene.visit(2).drain.contains(&"a".to_owned()));
+}
+
+#[test]
 fn a_worker_on_a_cordoned_node_is_replaced_before_it_goes() {
     let mut scene = Scene::new(serde_json::json!({"replicas": 1})).worker("a", 1);
     scene.pod("a").node_going = true;
