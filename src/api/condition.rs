@@ -21,6 +21,8 @@ pub const SCHEDULABLE: &str = "Schedulable";
 pub const REPLICA_FAILURE: &str = "ReplicaFailure";
 /// PersonaTopology: no transition is under way.
 pub const STABLE: &str = "Stable";
+/// PersonaTopology: the queue's server keeps what it is given.
+pub const QUEUE_SAFE: &str = "QueueSafe";
 
 /// What a reconciler says about one condition, before it is merged into the status.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,16 @@
 //! Upkeep of the queue: functions and users at each new contact, epochs once routes are published,
 //! what workers have lost.
+//!
+//! - `chores` what the queue is to be told of deletions and losses
+//! - `sweep` compares what is registered with what exists, and gives and takes access
+//!
+//! What is wrong with one namespace, in the queue or at the API server, is that namespace's trouble
+//! alone: it is told, and the others go on.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod chores;
+pub mod sweep;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -9,24 +18,23 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use self::chores::Removal;
+use self::chores::{Chore, reap};
 use super::context::is_paused;
 use super::pods::Loss;
 use super::routes::Verdict;
-use super::{Context, Error, persona, topology};
-use crate::api::Phase;
+use super::{Context, Error};
+use crate::api::condition::{self, QUEUE_SAFE};
 use crate::lock::lock;
-use crate::queue::fleet::{Fate, Reaped};
-use crate::queue::task::OutcomeKind;
+use crate::queue::library::{Finding, RISKS};
 use crate::queue::work::LEASE;
 
 /// Time between two rounds.
 const ROUND: Duration = Duration::from_secs(1);
 /// Least time between two rounds, whatever is asked for.
 const BREATH: Duration = Duration::from_millis(100);
-/// How often the server is asked who it is, though nothing looks wrong.
+/// How often the server is asked who it is, what it keeps and whom it knows, though nothing looks wrong.
 const INSPECT: Duration = Duration::from_secs(10);
-/// How often registrations are compared with what exists.
-const SWEEP: Duration = Duration::from_secs(60);
 /// How long one round may wait for the queue.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Tasks a call of reap touches.
@@ -36,22 +44,11 @@ const BATCH: u32 = 500;
 #[derive(Default)]
 pub struct Contact {
     state: Mutex<State>,
-    losses: Mutex<HashSet<Loss>>,
-    removals: Mutex<HashSet<Removal>>,
-    /// Namespaces and names of pools that were deleted.
-    gone: Mutex<HashSet<(String, String)>>,
+    chores: Mutex<BTreeSet<Chore>>,
+    /// Namespaces whose trouble was told since the last sweep.
+    troubled: Mutex<BTreeSet<String>>,
     wake: Notify,
-}
-
-/// A persona that was deleted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Removal {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub persona: String,
-    /// Its uid: another persona of that name is not meant.
-    pub uid: String,
+    to_sweep: Notify,
 }
 
 #[derive(Default)]
@@ -59,8 +56,10 @@ struct State {
     /// Since when it has been usable without a break; none = it is not.
     since: Option<Instant>,
     run_id: String,
-    /// Why it is not usable, or what is risky about it.
+    /// Why it is not usable.
     words: Option<String>,
+    /// What is risky about it; none = it was not asked yet.
+    findings: Option<Vec<Finding>>,
     suspected: bool,
     inspected: Option<Instant>,
 }
@@ -81,33 +80,86 @@ impl Contact {
         }
     }
 
+    /// Whether the queue's server keeps what it is given, as it was when last asked.
+    pub fn safety(&self) -> condition::Verdict {
+        let state = self.state();
+        match state.findings.as_deref() {
+            None => {
+                let message = "the queue was not reached yet: see the controller's log";
+                condition::Verdict::unknown(QUEUE_SAFE, "QueueUnreachable", message)
+            }
+            Some([]) => {
+                let message = "Redis evicts nothing and writes what it is given to disk";
+                condition::Verdict::yes(QUEUE_SAFE, "Safe", message)
+            }
+            Some([first, others @ ..]) => {
+                let mut message = first.message.clone();
+                for other in others {
+                    message.push_str("; ");
+                    message.push_str(&other.message);
+                }
+                condition::Verdict::no(QUEUE_SAFE, first.reason, message)
+            }
+        }
+    }
+
     /// Something looks wrong: ask the server who it is.
     pub fn suspect(&self) {
         self.state().suspected = true;
     }
 
-    /// A worker was lost; its tasks are given back, as soon as the queue can be reached.
+    /// A worker was lost.
     pub fn lost(&self, loss: Loss) {
-        lock(&self.losses).insert(loss);
-        self.wake.notify_one();
+        self.put(Chore::Lost(loss));
     }
 
-    /// A persona was deleted; its tasks end, as soon as the queue can be reached.
+    /// A persona was deleted.
     pub fn removed(&self, removal: Removal) {
-        lock(&self.removals).insert(removal);
-        self.wake.notify_one();
+        self.put(Chore::Removed(removal));
     }
 
-    /// A pool was deleted: it is closed, as soon as the queue can be reached. Whoever deleted it may not
-    /// have, or somebody who had not heard of it has opened it again since.
+    /// A pool was deleted.
     pub fn pool_gone(&self, namespace: &str, pool: &str) {
-        lock(&self.gone).insert((namespace.to_owned(), pool.to_owned()));
+        let (namespace, pool) = (namespace.to_owned(), pool.to_owned());
+        self.put(Chore::PoolGone { namespace, pool });
+    }
+
+    fn put(&self, chore: Chore) {
+        lock(&self.chores).insert(chore);
         self.wake.notify_one();
     }
 
     /// There may be an epoch to set.
     pub fn hurry(&self) {
         self.wake.notify_one();
+    }
+
+    /// All objects are known: what the queue has can be compared with them.
+    pub fn sweep(&self) {
+        self.to_sweep.notify_one();
+    }
+
+    /// What the queue or the API server refuses one namespace is no trouble of the others: it is told
+    /// once until the next sweep, and counted.
+    ///
+    /// # Errors
+    /// The one that is about the queue as a whole.
+    fn apart(&self, cx: &Context, namespace: &str, result: Result<(), Error>) -> Result<(), Error> {
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_of_queue() => return Err(error),
+            Err(error) => error,
+        };
+        let labels = ["Namespace", error.reason()];
+        cx.metrics.errors.with_label_values(&labels).inc();
+        if lock(&self.troubled).insert(namespace.to_owned()) {
+            tracing::warn!(namespace, %error, "a namespace cannot be kept in order");
+        }
+        Ok(())
+    }
+
+    fn forget_troubles(&self) {
+        lock(&self.troubled).clear();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,11 +193,9 @@ impl Contact {
 /// Keeps the queue in order until `stop`.
 pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
     let pulse = cx.health.pulse("queue upkeep", Duration::from_secs(60));
-    // What was deleted before this process led has nobody else to tell it.
-    let mut swept = None;
     loop {
         pulse.beat();
-        match timeout(PATIENCE, round(&cx, &mut swept)).await {
+        match timeout(PATIENCE, round(&cx)).await {
             Ok(Ok(())) => cx.metrics.queue_up.set(1),
             Ok(Err(error)) => broken(&cx, error.to_string()),
             Err(_) => broken(&cx, format!("the queue did not answer within {PATIENCE:?}")),
@@ -164,54 +214,45 @@ fn broken(cx: &Context, words: String) {
     cx.contact.broken(words);
 }
 
-async fn round(cx: &Context, swept: &mut Option<Instant>) -> Result<(), Error> {
+async fn round(cx: &Context) -> Result<(), Error> {
     if cx.contact.due() {
-        inspect(cx).await?;
+        inspect(cx, &namespaces(cx)).await?;
     }
-    let losses: Vec<Loss> = lock(&cx.contact.losses).iter().cloned().collect();
-    for loss in losses {
-        give_back(cx, &loss).await?;
-        lock(&cx.contact.losses).remove(&loss);
-    }
-    let removals: Vec<Removal> = lock(&cx.contact.removals).iter().cloned().collect();
-    for removal in removals {
-        persona::removed(cx, &removal).await?;
-        lock(&cx.contact.removals).remove(&removal);
-    }
-    let gone: Vec<_> = lock(&cx.contact.gone).iter().cloned().collect();
-    for key in gone {
-        // What still runs there keeps it open until a sweep finds it empty.
-        close_pool(cx, &key.0, &key.1).await?;
-        lock(&cx.contact.gone).remove(&key);
+    let chores = lock(&cx.contact.chores).clone();
+    for chore in &chores {
+        // What a namespace refuses is not tried again here: a sweep, or a lease that ends, comes to it.
+        let done = chore.run(cx).await;
+        cx.contact.apart(cx, chore.namespace(), done)?;
+        lock(&cx.contact.chores).remove(chore);
     }
     let namespaces = namespaces(cx);
+    let is_left =
+        |namespace: &str| !namespaces.contains_key(namespace) && !cx.pods.are_in(namespace);
+    if chores.iter().any(|chore| is_left(chore.namespace())) {
+        cx.contact.sweep();
+    }
     for namespace in cx.routes.doubted() {
         let none = BTreeSet::new();
-        settle(cx, &namespace, namespaces.get(&namespace).unwrap_or(&none)).await?;
+        let personas = namespaces.get(&namespace).unwrap_or(&none);
+        let settled = settle(cx, &namespace, personas).await;
+        cx.contact.apart(cx, &namespace, settled)?;
     }
     if cx.contact.reaps() {
         for namespace in namespaces.keys() {
-            let reaped = cx.queue.namespace(namespace)?.reap(BATCH).await?;
-            look_at(cx, namespace, &reaped).await;
-            if !reaped.is_empty() {
-                tracing::info!(
-                    namespace,
-                    tasks = reaped.len(),
-                    "gave back what had expired"
-                );
-            }
+            let reaped = reap(cx, namespace, BATCH).await;
+            cx.contact.apart(cx, namespace, reaped)?;
         }
-    }
-    if swept.is_none_or(|at| at.elapsed() >= SWEEP) && cx.stores.synced() {
-        sweep(cx, &namespaces).await?;
-        *swept = Some(Instant::now());
     }
     Ok(())
 }
 
-/// Loads functions and sets users where the server is new, or has become another one.
-async fn inspect(cx: &Context) -> Result<(), Error> {
+/// Loads functions and sets users where the server is new, has become another one, or has lost them.
+async fn inspect(
+    cx: &Context,
+    namespaces: &BTreeMap<String, BTreeSet<String>>,
+) -> Result<(), Error> {
     let installed = cx.queue.install(&cx.cluster_id).await?;
+    let news = judge(cx, &installed.findings);
     if let Some(fatal) = installed.findings.iter().find(|finding| finding.fatal) {
         return Err(Error::QueueUnfit(fatal.message.clone()));
     }
@@ -220,19 +261,19 @@ async fn inspect(cx: &Context) -> Result<(), Error> {
         state.since.is_none() || state.run_id != installed.run_id
     };
     if is_new {
-        for finding in &installed.findings {
-            tracing::warn!(reason = finding.reason, "{}", finding.message);
-        }
-        cx.access.forget_all();
-        cx.access.ensure_gateway(cx).await?;
-        let namespaces = namespaces(cx);
-        for namespace in namespaces.keys() {
-            // A namespace that is being deleted must not keep the others waiting.
-            if let Err(error) = cx.access.ensure(cx, namespace).await {
-                tracing::warn!(namespace, %error, "cannot give access to the queue");
-            }
+        cx.access.forget_users();
+    } else {
+        cx.access.found_users(&cx.queue.users().await?);
+    }
+    cx.access.ensure_gateway(cx).await?;
+    for namespace in namespaces.keys() {
+        let given = cx.access.ensure_user(cx, namespace).await;
+        cx.contact.apart(cx, namespace, given)?;
+        if is_new {
             cx.routes.check(namespace);
         }
+    }
+    if is_new {
         tracing::info!(run_id = installed.run_id, "the queue is usable");
     }
     {
@@ -245,64 +286,33 @@ async fn inspect(cx: &Context) -> Result<(), Error> {
         state.inspected = Some(Instant::now());
     }
     if is_new {
+        cx.contact.sweep();
+    }
+    if is_new || news {
         cx.wake_all().await;
     }
     Ok(())
 }
 
-async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
-    let (namespace, uid, reaped) = match loss {
-        Loss::Ended { namespace, uid } => {
-            let queue = cx.queue.namespace(namespace)?;
-            (namespace, uid, queue.reap_worker(uid).await?)
-        }
-        Loss::Gone { namespace, uid } => {
-            let queue = cx.queue.namespace(namespace)?;
-            (namespace, uid, queue.forget_worker(uid).await?)
-        }
-    };
-    look_at(cx, namespace, &reaped).await;
-    if !reaped.is_empty() {
-        tracing::info!(
-            namespace,
-            worker = uid,
-            tasks = reaped.len(),
-            "gave back what a worker lost"
-        );
+/// Tells of what is risky about the server where that is new; whether it is.
+fn judge(cx: &Context, findings: &[Finding]) -> bool {
+    let risks: Vec<Finding> = findings.iter().filter(|f| !f.fatal).cloned().collect();
+    for reason in RISKS {
+        let is = risks.iter().any(|finding| finding.reason == reason);
+        let gauge = cx.metrics.queue_risk.with_label_values(&[reason]);
+        gauge.set(i64::from(is));
     }
-    Ok(())
-}
-
-/// Counts the tasks that ended so. Personas that have lost workers may be in quarantine now, and say so.
-async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
-    let topology = cx.stores.topology(namespace);
-    let phase = topology.and_then(|t| t.status.as_ref()?.phase);
-    for task in reaped {
-        if let Some(outcome) = outcome(task.fate) {
-            cx.metrics
-                .tasks
-                .with_label_values(&[
-                    namespace,
-                    phase.map_or("Own", Phase::as_str),
-                    outcome.as_str(),
-                ])
-                .inc();
+    let mut state = cx.contact.state();
+    let before = state.findings.replace(risks.clone());
+    for finding in &risks {
+        if !before
+            .as_ref()
+            .is_some_and(|before| before.contains(finding))
+        {
+            tracing::warn!(reason = finding.reason, "{}", finding.message);
         }
     }
-    let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
-    for persona in personas {
-        cx.bells.persona(namespace, persona).await;
-    }
-}
-
-/// The outcome of a task that reap ended; workers count the others.
-const fn outcome(fate: Fate) -> Option<OutcomeKind> {
-    match fate {
-        Fate::Requeued => None,
-        Fate::Expired => Some(OutcomeKind::Expired),
-        Fate::Interrupted | Fate::Removed => Some(OutcomeKind::Failed),
-        Fate::Dead => Some(OutcomeKind::Dead),
-    }
+    before.as_ref() != Some(&risks)
 }
 
 /// Compares a namespace's epoch, and sets one once all its personas are published.
@@ -324,49 +334,6 @@ async fn settle(cx: &Context, namespace: &str, personas: &BTreeSet<String>) -> R
             );
             cx.wake_namespace(namespace).await;
         }
-    }
-    Ok(())
-}
-
-/// Takes out of the queue what exists no more and nobody told us of.
-async fn sweep(cx: &Context, namespaces: &BTreeMap<String, BTreeSet<String>>) -> Result<(), Error> {
-    for namespace in cx.queue.namespaces().await? {
-        if cx.watches(&namespace) {
-            let dead = cx.queue.namespace(&namespace)?.dead_letters().await?;
-            cx.metrics
-                .dead
-                .with_label_values(&[&namespace])
-                .set(i64::try_from(dead).unwrap_or(i64::MAX));
-            persona::sweep(cx, &namespace).await?;
-            close_pools(cx, &namespace).await?;
-        }
-    }
-    for namespace in namespaces.keys() {
-        topology::tidy(cx, namespace).await?;
-    }
-    for namespace in cx.access.namespaces() {
-        let has_pools = cx.stores.pools_of(&namespace).next().is_some();
-        if !namespaces.contains_key(&namespace) && !has_pools {
-            cx.access.withdraw(cx, &namespace).await?;
-            cx.metrics.dead.remove_label_values(&[&namespace]).ok();
-        }
-    }
-    Ok(())
-}
-
-/// Closes what is open in the queue and exists no more.
-async fn close_pools(cx: &Context, namespace: &str) -> Result<(), Error> {
-    for pool in cx.queue.namespace(namespace)?.pools().await? {
-        close_pool(cx, namespace, &pool).await?;
-    }
-    Ok(())
-}
-
-/// Closes a pool in the queue unless it exists.
-async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<(), Error> {
-    if cx.stores.pool(namespace, pool).is_none() {
-        let answer = cx.queue.namespace(namespace)?.close(pool, 0).await?;
-        tracing::info!(namespace, pool, ?answer, "closed a pool that is gone");
     }
     Ok(())
 }

@@ -42,6 +42,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it says something of the queue as a whole, and not of one namespace or of the API server.
+    pub fn is_of_queue(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_of_all(),
+            Self::QueueUnfit(_) => true,
+            _ => false,
+        }
+    }
+
     /// A static word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {

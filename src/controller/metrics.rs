@@ -42,6 +42,8 @@ pub struct Metrics {
     pub memory_per_persona: GaugeVec,
     /// 1 while the queue can be used.
     pub queue_up: IntGauge,
+    /// 1 while the queue's server puts tasks at risk, by reason.
+    pub queue_risk: IntGaugeVec,
     /// Dead letters.
     pub dead: IntGaugeVec,
     /// Tasks that ended without a worker's word: expired, dead, interrupted.
@@ -165,6 +167,11 @@ impl Metrics {
                 &["namespace", "phase"],
             )?,
             queue_up: one("persona_queue_up", "1 while the queue can be used")?,
+            queue_risk: int(
+                "persona_queue_risk",
+                "1 while a setting of the queue's Redis puts tasks at risk",
+                &["reason"],
+            )?,
             dead: int("persona_dead_tasks", "Dead letters", &["namespace"])?,
             tasks: count(
                 "persona_tasks_total",

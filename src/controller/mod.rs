@@ -152,6 +152,7 @@ async fn work(
     watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
     watches.spawn(sources::run(cx.clone(), stop.clone()));
     watches.spawn(contact::run(cx.clone(), stop.clone()));
+    watches.spawn(contact::sweep::run(cx.clone(), stop.clone()));
     tokio::select! {
         () = cx.stores.wait_until_synced() => {}
         () = stop.cancelled() => {}

@@ -3,6 +3,9 @@
 //! It looks when the queue rings, every 250 ms at pools where something goes on, and every 5 s at all;
 //! a reconciler is woken only by numbers that differ.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -42,7 +45,10 @@ pub struct Reading {
 /// The latest readings.
 pub struct Observer {
     readings: Mutex<HashMap<PoolKey, Reading>>,
+    /// Why no pool can be read.
     failure: Mutex<Option<String>>,
+    /// Why these cannot, though others can.
+    spoilt: Mutex<HashMap<PoolKey, String>>,
     requests: mpsc::Sender<PoolKey>,
 }
 
@@ -53,6 +59,7 @@ impl Observer {
         let observer = Self {
             readings: Mutex::default(),
             failure: Mutex::default(),
+            spoilt: Mutex::default(),
             requests,
         };
         (observer, looks)
@@ -63,12 +70,13 @@ impl Observer {
     /// # Errors
     /// A few words for a condition's message.
     pub fn stats(&self, namespace: &str, pool: &str) -> Result<Arc<PoolStats>, String> {
+        let key = (namespace.to_owned(), pool.to_owned());
         let readings = lock(&self.readings);
-        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
-        match reading {
+        match readings.get(&key) {
             Some(reading) if reading.at.elapsed() < STALE => Ok(reading.stats.clone()),
             _ => Err(lock(&self.failure)
                 .clone()
+                .or_else(|| lock(&self.spoilt).get(&key).cloned())
                 .unwrap_or_else(|| "not read yet".to_owned())),
         }
     }
@@ -91,7 +99,9 @@ impl Observer {
 
     /// The pool is gone.
     pub fn forget(&self, namespace: &str, pool: &str) {
-        lock(&self.readings).remove(&(namespace.to_owned(), pool.to_owned()));
+        let key = (namespace.to_owned(), pool.to_owned());
+        lock(&self.readings).remove(&key);
+        lock(&self.spoilt).remove(&key);
     }
 
     fn note(&self, stats: Vec<PoolStats>) -> Vec<Difference> {
@@ -100,6 +110,7 @@ impl Observer {
         let mut differences = Vec::new();
         for stats in stats {
             let key = (stats.namespace.clone(), stats.pool.clone());
+            lock(&self.spoilt).remove(&key);
             let before = readings.get(&key).map(|reading| reading.stats.clone());
             if let Some(difference) = difference(before.as_deref(), &stats) {
                 differences.push(difference);
@@ -114,6 +125,12 @@ impl Observer {
             );
         }
         differences
+    }
+
+    /// A pool cannot be read, though others can; whether that is new.
+    fn note_spoilt(&self, key: &PoolKey, error: &QueueError) -> bool {
+        let words = error.to_string();
+        lock(&self.spoilt).insert(key.clone(), words).is_none()
     }
 
     fn is_active(&self, key: &PoolKey) -> bool {
@@ -257,13 +274,22 @@ fn known_pools(cx: &Context) -> BTreeSet<PoolKey> {
         .collect()
 }
 
-async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
+async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
+    // The workers of a namespace may ring with any name.
+    pools.retain(|(namespace, pool)| cx.stores.pool(namespace, pool).is_some());
     if pools.is_empty() {
         return;
     }
     let read = timeout(PATIENCE, read(&cx.queue, &pools)).await;
     let error = match read {
-        Ok(Ok(stats)) => {
+        Ok(Ok(read)) => {
+            let mut stats = Vec::new();
+            for (key, pool) in pools.iter().zip(read) {
+                match pool {
+                    Ok(pool) => stats.push(pool),
+                    Err(error) => spoilt(cx, key, &error).await,
+                }
+            }
             for pool in &stats {
                 let known = cx.routes.epoch(&pool.namespace);
                 if known.is_some() && known != pool.epoch {
@@ -302,94 +328,22 @@ async fn look(cx: &Context, pools: BTreeSet<PoolKey>) {
     cx.contact.suspect();
 }
 
-async fn read(queue: &Queue, pools: &BTreeSet<PoolKey>) -> Result<Vec<PoolStats>, QueueError> {
+/// What is wrong with one pool's data is said of that pool.
+async fn spoilt(cx: &Context, key: &PoolKey, error: &QueueError) {
+    let (namespace, pool) = key;
+    if cx.observer.note_spoilt(key, error) {
+        tracing::warn!(namespace, pool, %error, "a pool cannot be read, it does not shrink");
+        cx.bells.pool(namespace, pool).await;
+    }
+}
+
+async fn read(
+    queue: &Queue,
+    pools: &BTreeSet<PoolKey>,
+) -> Result<Vec<Result<PoolStats, QueueError>>, QueueError> {
     let pools = pools
         .iter()
         .map(|(namespace, pool)| Ok((queue.namespace(namespace)?, pool.clone())))
         .collect::<Result<Vec<_>, QueueError>>()?;
     queue.stats(&pools).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::stats::WorkerStats;
-
-    fn stats() -> PoolStats {
-        PoolStats {
-            namespace: "n".into(),
-            pool: "p".into(),
-            open: true,
-            epoch: Some("e".into()),
-            workers: vec![WorkerStats {
-                uid: "a".into(),
-                lanes: vec!["-".into()],
-                ..WorkerStats::default()
-            }],
-            ..PoolStats::default()
-        }
-    }
-
-    #[test]
-    fn a_heartbeat_alone_wakes_nobody() {
-        let mut later = stats();
-        later.at_ms = 5000;
-        later.workers[0].heartbeat_at_ms = 5000;
-        assert_eq!(difference(Some(&stats()), &later), None);
-    }
-
-    #[test]
-    fn what_a_worker_says_that_it_runs_counts_until_it_says_otherwise() {
-        // A heartbeat was on its way while the last request ended.
-        let mut busy = stats();
-        busy.workers[0].reported_running = 1;
-        assert!(active(&busy), "looked at until it is idle");
-        assert!(difference(Some(&busy), &stats()).is_some());
-    }
-
-    #[test]
-    fn a_lane_that_appears_concerns_the_personas_too() {
-        let mut later = stats();
-        later.workers[0].lanes.push("openai/key".into());
-        let difference = difference(Some(&stats()), &later).expect("a difference");
-        assert!(difference.personas && !difference.lost);
-    }
-
-    #[test]
-    fn what_a_model_server_holds_or_cannot_load_concerns_the_personas_too() {
-        let mut loaded = stats();
-        loaded.workers[0].loaded.push("adapter/law".into());
-        let mut failed = loaded.clone();
-        let words = ("adapter/tax".into(), "no such file".into());
-        failed.workers[0].load_failures.push(words);
-        for (before, now) in [(stats(), &loaded), (loaded.clone(), &failed)] {
-            let difference = difference(Some(&before), now).expect("a difference");
-            assert!(difference.personas && !difference.lost);
-        }
-        assert_eq!(difference(Some(&failed), &failed), None);
-    }
-
-    #[test]
-    fn a_worker_that_holds_nothing_does_not_concern_the_personas() {
-        let mut later = stats();
-        later.workers.push(WorkerStats {
-            uid: "b".into(),
-            lanes: vec!["-".into()],
-            ..WorkerStats::default()
-        });
-        let difference = difference(Some(&stats()), &later).expect("a difference");
-        assert!(!difference.personas);
-    }
-
-    #[test]
-    fn a_flushed_queue_is_noticed_again_and_again() {
-        let empty = PoolStats {
-            open: false,
-            epoch: None,
-            workers: Vec::new(),
-            ..stats()
-        };
-        assert!(difference(Some(&stats()), &empty).expect("one").lost);
-        assert!(difference(Some(&empty), &empty).expect("one").lost);
-    }
 }

@@ -21,7 +21,7 @@ use crate::lock::lock;
 const REMEMBERED: usize = 4096;
 
 /// What a pod's change means for the queue.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loss {
     /// Its worker process has ended; the pod is still there.
     Ended {
@@ -78,6 +78,13 @@ impl Pods {
             .get(&key)
             .map(|pods| pods.values().cloned().collect())
             .unwrap_or_default()
+    }
+
+    /// Whether a namespace has worker pods, those that go included.
+    pub fn are_in(&self, namespace: &str) -> bool {
+        let index = self.lock();
+        let mut pools = index.pools.iter();
+        pools.any(|((of, _), pods)| of == namespace && !pods.is_empty())
     }
 
     /// From the answer to a pod's creation until it was Ready, if this process saw both: finer than the

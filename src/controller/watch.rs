@@ -60,6 +60,7 @@ pub fn start(cx: &Arc<Context>, writers: Writers, tasks: &mut JoinSet<()>) {
             stores.synced.send_replace(true);
             tracing::info!("all objects are known");
             cx.contact.hurry();
+            cx.contact.sweep();
             cx.wake_all().await;
         }
     });

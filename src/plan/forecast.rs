@@ -169,6 +169,7 @@ impl Paper {
                 personas: &personas,
                 pools: &pools,
                 seen_epoch: None,
+                queue: None,
                 refusals: &BTreeMap::new(),
             },
         )

@@ -2,7 +2,10 @@
 //!
 //! Passwords are derived from one master key, so that nothing has to be stored or read back:
 //! `hex(HMAC-SHA256(master, "queue-password\0<subject>\0<version>"))`. Users survive neither a
-//! restart nor a failover of Redis, so the controller sets them again at each contact.
+//! restart nor a failover of Redis, so the controller sets them again at each contact, and whenever it
+//! finds one missing.
+
+use std::collections::BTreeSet;
 
 use hmac::{Hmac, KeyInit, Mac};
 use redis::Value;
@@ -102,6 +105,13 @@ pub fn namespace_user(prefix: &str, namespace: &str) -> String {
     format!("{prefix}.{namespace}")
 }
 
+/// The namespace that a user of this prefix is for; none for others, the gateway among them.
+pub fn namespace_of_user<'a>(prefix: &str, user: &'a str) -> Option<&'a str> {
+    let namespace = user.strip_prefix(prefix)?.strip_prefix('.')?;
+    let is_one = !namespace.is_empty() && !namespace.contains('.');
+    is_one.then_some(namespace)
+}
+
 /// User name of the gateway. No namespace can be called so: `.` is not allowed in their names.
 pub fn gateway_user(prefix: &str) -> String {
     format!("{prefix}..gateway")
@@ -156,6 +166,17 @@ impl Queue {
         self.set_user(&gateway_user(prefix), rules).await
     }
 
+    /// Names of all users that Redis knows, also those that are not ours.
+    ///
+    /// # Errors
+    /// As [`Queue::ensure_namespace_user`].
+    pub async fn users(&self) -> Result<BTreeSet<String>, QueueError> {
+        Ok(redis::cmd("ACL")
+            .arg("USERS")
+            .query_async(&mut self.manager())
+            .await?)
+    }
+
     /// Removes the user of a namespace that has gone, and closes its connections.
     ///
     /// # Errors
@@ -185,5 +206,21 @@ impl Queue {
         }
         cmd.exec_async(&mut self.manager()).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespaces_user_is_told_from_all_others() {
+        let user = namespace_user("persona", "team-a");
+        assert_eq!(namespace_of_user("persona", &user), Some("team-a"));
+        let gateway = gateway_user("persona");
+        let longer = namespace_user("persona.eu", "team-a");
+        for other in ["default", "persona", "persona.", &gateway, &longer] {
+            assert_eq!(namespace_of_user("persona", other), None, "{other}");
+        }
     }
 }

@@ -50,6 +50,20 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// Whether it says something of the queue as a whole: nobody else's call would go better. Otherwise
+    /// it is about what was asked, such as the data of one namespace, which that namespace's workers may
+    /// have spoilt.
+    pub fn is_of_all(&self) -> bool {
+        match self {
+            Self::Unreachable(_)
+            | Self::Denied(_)
+            | Self::NotInstalled(_)
+            | Self::OutOfMemory(_)
+            | Self::ForeignInstallation { .. } => true,
+            Self::Refused(_) | Self::Protocol { .. } | Self::Superseded | Self::BadName(_) => false,
+        }
+    }
+
     /// A static word for metrics.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -57,6 +57,9 @@ pub fn source() -> String {
     source
 }
 
+/// The words of all findings that do not keep the queue from being used.
+pub const RISKS: [&str; 2] = ["Eviction", "NoAppendOnlyFile"];
+
 /// Something about Redis that puts tasks at risk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

@@ -123,18 +123,20 @@ pub struct PersonaStats {
 }
 
 impl Queue {
-    /// Reads pools, in the order asked for, in one round trip.
+    /// Reads pools, in the order asked for, in one round trip. What is wrong with the data of one of
+    /// them keeps nobody from reading the others.
     ///
     /// # Errors
-    /// When Redis gives no answer.
+    /// When Redis gives no answer, or none that is about single pools.
     pub async fn stats(
         &self,
         pools: &[(NamespaceQueue, String)],
-    ) -> Result<Vec<PoolStats>, QueueError> {
+    ) -> Result<Vec<Result<PoolStats, QueueError>>, QueueError> {
         if pools.is_empty() {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
+        pipe.ignore_errors();
         for (namespace, pool) in pools {
             pipe.add_command(namespace.verb("stats").arg(pool).to_owned());
         }
@@ -143,7 +145,15 @@ impl Queue {
             .into_iter()
             .zip(pools)
             .map(|(answer, (namespace, pool))| {
-                pool_stats(Reply::new("stats", answer)?, namespace.namespace(), pool)
+                let read = answer
+                    .extract_error()
+                    .map_err(QueueError::from)
+                    .and_then(|answer| Reply::new("stats", answer))
+                    .and_then(|reply| pool_stats(reply, namespace.namespace(), pool));
+                match read {
+                    Err(error) if error.is_of_all() => Err(error),
+                    read => Ok(read),
+                }
             })
             .collect()
     }

@@ -174,7 +174,8 @@ impl Stage {
     pub async fn stats(&self, pool: &str) -> Result<PoolStats> {
         let queue = queue(self.cluster, self.release).await?;
         let pools = [(queue.namespace(&self.namespace)?, pool.to_owned())];
-        queue.stats(&pools).await?.pop().context("no such pool")
+        let stats = queue.stats(&pools).await?.pop();
+        Ok(stats.context("no such pool")??)
     }
 
     /// Ends the test: the namespace goes, with all that it made.

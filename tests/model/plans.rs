@@ -190,6 +190,7 @@ impl Plans {
             personas: &personas,
             pools: &objects,
             seen_epoch: None,
+            queue: None,
             refusals: &BTreeMap::new(),
         };
         let plan = topology::plan(Timestamp::UNIX_EPOCH, &observed);

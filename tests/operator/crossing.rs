@@ -173,7 +173,10 @@ fn crossed(phase: Phase) -> impl Fn(Option<&PersonaTopology>) -> bool {
 }
 
 /// Submits numbered requests until `stop`, and sees each of them answered; how many.
-async fn ask(
+///
+/// # Errors
+/// A request that is refused, lost, or ends otherwise than completed.
+pub async fn ask(
     queue: &NamespaceQueue,
     persona: &str,
     log: &Log,
@@ -230,7 +233,7 @@ async fn is_answered(queue: &NamespaceQueue, task: &str) -> Result<bool> {
 
 /// What happened when.
 #[derive(Default)]
-struct Log(Mutex<Entries>);
+pub struct Log(Mutex<Entries>);
 
 #[derive(Default)]
 struct Entries {
@@ -245,7 +248,8 @@ impl Log {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrived(&self, body: &Value) {
+    /// The model got this.
+    pub fn arrived(&self, body: &Value) {
         let messages = body["messages"].as_array();
         let content = messages.and_then(|all| all.last()?["content"].as_str());
         let parts = content.and_then(|text| text.split_once(' '));
@@ -258,15 +262,34 @@ impl Log {
         }
     }
 
-    fn report(&self, requests: usize, crossings: usize) -> Result<Report> {
+    /// Sees to it that so many requests reached the model, each once and a persona's in their order.
+    ///
+    /// # Errors
+    /// Otherwise.
+    pub fn in_order(&self, requests: usize) -> Result<()> {
         let entries = self.lock();
-        let (mut calm, mut crossing) = (Vec::new(), Vec::new());
         for (persona, arrived) in &entries.arrived {
-            for (place, (number, at)) in arrived.iter().enumerate() {
+            for (place, (number, _)) in arrived.iter().enumerate() {
                 ensure!(
                     *number == place,
                     "{persona}: {number} arrived as number {place}"
                 );
+            }
+        }
+        let arrived: usize = entries.arrived.values().map(Vec::len).sum();
+        ensure!(
+            arrived == requests,
+            "{arrived} of {requests} requests arrived"
+        );
+        Ok(())
+    }
+
+    fn report(&self, requests: usize, crossings: usize) -> Result<Report> {
+        self.in_order(requests)?;
+        let entries = self.lock();
+        let (mut calm, mut crossing) = (Vec::new(), Vec::new());
+        for (persona, arrived) in &entries.arrived {
+            for (number, at) in arrived {
                 let sent = entries.sent[&(persona.clone(), *number)];
                 let during = |(from, to): &(Instant, Instant)| (*from..*to).contains(&sent);
                 let waits = match entries.crossings.iter().any(during) {
@@ -276,11 +299,6 @@ impl Log {
                 waits.push(at.duration_since(sent));
             }
         }
-        let arrived: usize = entries.arrived.values().map(Vec::len).sum();
-        ensure!(
-            arrived == requests,
-            "{arrived} of {requests} requests arrived"
-        );
         let took = entries.crossings.iter().map(|(from, to)| *to - *from);
         Ok(Report {
             crossings,

@@ -3,6 +3,7 @@
 
 use std::fmt::Debug;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -40,16 +41,37 @@ fn program() -> PathBuf {
 }
 
 /// The operator in a namespace of its own.
+#[derive(Clone)]
 pub struct Operator {
     pub client: Client,
     pub namespace: String,
-    pub redis: Redis,
-    pub controller: Component,
-    gateway: Component,
-    gateway_port: Port,
-    _files: TempDir,
-    controller_port: Port,
+    pub redis: Arc<Redis>,
+    pub controller: Arc<Component>,
+    gateway: Arc<Component>,
+    gateway_port: Arc<Port>,
+    _files: Arc<TempDir>,
+    controller_port: Arc<Port>,
     http: reqwest::Client,
+}
+
+/// Where an operator runs, and what it watches.
+pub struct Ground<'a> {
+    pub cluster: &'a Cluster,
+    pub redis: Redis,
+    /// It watches all namespaces, which only a cluster of its own allows.
+    pub everywhere: bool,
+    /// More settings of the controller.
+    pub settings: &'a [(&'a str, &'a str)],
+}
+
+/// A Redis that keeps what it is given.
+pub async fn a_redis() -> Result<Redis> {
+    Redis::start(RedisOptions {
+        append_only: true,
+        config: vec!["maxmemory-policy noeviction".into()],
+        ..RedisOptions::default()
+    })
+    .await
 }
 
 impl Operator {
@@ -70,25 +92,37 @@ impl Operator {
         name: &str,
         settings: &[(&str, &str)],
     ) -> Result<Self> {
+        let ground = Ground {
+            cluster,
+            redis: a_redis().await?,
+            everywhere: false,
+            settings,
+        };
+        Self::start_on(name, ground).await
+    }
+
+    /// As [`Self::start_with`], on this ground.
+    pub async fn start_on(name: &str, ground: Ground<'_>) -> Result<Self> {
+        let Ground {
+            cluster,
+            redis,
+            everywhere,
+            settings,
+        } = ground;
         testbed::install_crypto();
         let client = cluster.client().await?;
         install_crds(&client).await?;
         let namespace = cluster.namespace(name).await?;
-        let redis = Redis::start(RedisOptions {
-            append_only: true,
-            config: vec!["maxmemory-policy noeviction".into()],
-            ..RedisOptions::default()
-        })
-        .await?;
         let files = tempfile::tempdir()?;
         std::fs::write(files.path().join("master-key"), "a master key for tests")?;
         std::fs::write(files.path().join("redis-password"), redis.password())?;
         let keys = files.path().join("keys");
         std::fs::create_dir(&keys)?;
         let hash = hex::encode(Sha256::digest(API_KEY));
+        let scope = if everywhere { "\"*\"" } else { &namespace };
         std::fs::write(
             keys.join("tester"),
-            format!("hash: sha256:{hash}\nnamespaces: [{namespace}]\n"),
+            format!("hash: sha256:{hash}\nnamespaces: [{scope}]\n"),
         )?;
         let (controller_port, gateway_port) = (Port::free()?, Port::free()?);
         let logs = RunDir::current()?.logs();
@@ -113,12 +147,14 @@ impl Operator {
             files_of("redis-password"),
         )
         .env("PERSONA_WORKER_IMAGE", IMAGE)
-        .env("PERSONA_WATCH_NAMESPACE", &namespace)
         .env("POD_NAME", "controller")
         .env("POD_NAMESPACE", &namespace)
         .env("PERSONA_LEASE_DURATION", "10s")
         .env("PERSONA_LEASE_RENEW_DEADLINE", "8s")
         .env("PERSONA_LEASE_RETRY_PERIOD", "500ms");
+        if !everywhere {
+            spec = spec.env("PERSONA_WATCH_NAMESPACE", &namespace);
+        }
         for (name, value) in settings {
             spec = spec.env(*name, *value);
         }
@@ -136,14 +172,22 @@ impl Operator {
         Ok(Self {
             client,
             namespace,
-            redis,
-            controller,
-            gateway,
-            gateway_port,
-            _files: files,
-            controller_port,
+            redis: Arc::new(redis),
+            controller: Arc::new(controller),
+            gateway: Arc::new(gateway),
+            gateway_port: Arc::new(gateway_port),
+            _files: Arc::new(files),
+            controller_port: Arc::new(controller_port),
             http: reqwest::Client::builder().no_proxy().build()?,
         })
+    }
+
+    /// The same operator, as another namespace sees it.
+    pub fn beside(&self, namespace: String) -> Self {
+        Self {
+            namespace,
+            ..self.clone()
+        }
     }
 
     /// Where the gateway serves.

@@ -1,7 +1,8 @@
-//! A controller that is killed at each of its writes in a move, before and after it: where everything
-//! comes to rest is the same as without.
+//! A controller that is killed at each of its writes in a move, to the API server and to Redis, before
+//! and after it: where everything comes to rest is the same as without.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -12,12 +13,15 @@ use serde_json::json;
 use testbed::Cluster;
 use tokio_util::sync::CancellationToken;
 
-use crate::api_proxy::{ApiProxy, Cut};
-use crate::harness::{Operator, PATIENCE, condition, node};
+use crate::api_proxy::ApiProxy;
+use crate::crossing::{Log, ask};
+use crate::fuse::{Cut, Fuse};
+use crate::harness::{Ground, Operator, PATIENCE, a_redis, condition, node};
+use crate::queue_proxy::QueueProxy;
 use crate::upstream::{Upstream, says};
 
 /// More writes than a move of three personas takes.
-const MOST: usize = 60;
+const MOST: usize = 120;
 
 /// Where everything is when nothing moves any more.
 #[derive(Debug, PartialEq)]
@@ -96,27 +100,27 @@ async fn cross(operator: &Operator, model: &Upstream, phase: Phase) -> Result<()
 /// Crosses with a controller that is killed at its n-th write; false if it has fewer.
 async fn killed_at(
     operator: &Operator,
-    proxy: &ApiProxy,
+    fuse: &Fuse,
     model: &Upstream,
     (phase, number, cut): (Phase, usize, Cut),
     expected: &Rest,
 ) -> Result<bool> {
-    proxy.arm(number, cut);
+    fuse.arm(number, cut);
     cross(operator, model, phase).await?;
     let killed = tokio::select! {
-        () = proxy.blown() => true,
+        () = fuse.blown() => true,
         rest = settled(operator, phase) => { rest?; false }
     };
     if killed {
         operator.controller.kill().await?;
-        proxy.disarm();
+        fuse.disarm();
         // Its successor need not wait until the lease has run out.
         let leases = operator.all::<Lease>();
         let (params, all) = (DeleteParams::default(), ListParams::default());
         leases.delete_collection(&params, &all).await?;
         operator.controller.restart().await?;
     }
-    proxy.disarm();
+    fuse.disarm();
     let found = settled(operator, phase).await;
     let found = found.with_context(|| format!("killed {cut:?} write {number} to {phase:?}"))?;
     ensure!(
@@ -129,7 +133,7 @@ async fn killed_at(
 /// Crosses to and fro, killed at each write in turn; how often.
 async fn kill_at_each_write(
     operator: &Operator,
-    proxy: &ApiProxy,
+    fuse: &Fuse,
     model: &Upstream,
     cuts: [Cut; 2],
 ) -> Result<usize> {
@@ -141,9 +145,9 @@ async fn kill_at_each_write(
     let mut kills = 0;
     for number in 1..MOST {
         let up = (Phase::Generic, number, cuts[0]);
-        let up = killed_at(operator, proxy, model, up, &expected[0]).await?;
+        let up = killed_at(operator, fuse, model, up, &expected[0]).await?;
         let down = (Phase::PerPersona, number, cuts[1]);
-        let down = killed_at(operator, proxy, model, down, &expected[1]).await?;
+        let down = killed_at(operator, fuse, model, down, &expected[1]).await?;
         kills += usize::from(up) + usize::from(down);
         if !up && !down {
             return Ok(kills);
@@ -155,11 +159,30 @@ async fn kill_at_each_write(
 async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
     node().await?;
     let cluster = Cluster::shared().await?;
-    let proxy = ApiProxy::start(cluster.client().await?).await?;
+    let fuse = Arc::new(Fuse::default());
+    let proxy = ApiProxy::start(cluster.client().await?, fuse.clone()).await?;
     let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let operator = Operator::start_in(cluster, name, &settings).await?;
-    let model = Upstream::always(says(&["alive"])).await;
+    let redis = a_redis().await?;
+    let queue = QueueProxy::start(redis.port(), fuse.clone()).await?;
+    let direct = format!("redis://127.0.0.1:{}", redis.port());
+    let ground = Ground {
+        cluster,
+        redis,
+        everywhere: false,
+        settings: &[
+            ("KUBECONFIG", config.to_str().context("a path")?),
+            ("PERSONA_QUEUE_URL", &queue.url()),
+            ("PERSONA_WORKER_QUEUE_URL", &direct),
+        ],
+    };
+    let operator = Operator::start_on(name, ground).await?;
+    let log = Arc::new(Log::default());
+    let book = log.clone();
+    let model = Upstream::start(move |asked| {
+        book.arrived(&asked.body);
+        says(&["alive"])
+    })
+    .await;
     operator
         .share(json!({
             "thresholds": {"generic": 2, "hybrid": 50, "specialized": 100},
@@ -168,7 +191,9 @@ async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
         }))
         .await?;
     for name in ["p0", "p1"] {
-        operator.persona(name, &model.base_url(), json!({})).await?;
+        // One at a time, so that the model sees them in their order.
+        let more = json!({"queue": {"maxConcurrency": 1}});
+        operator.persona(name, &model.base_url(), more).await?;
     }
     settled(&operator, Phase::PerPersona).await?;
     let stop = CancellationToken::new();
@@ -182,15 +207,23 @@ async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
         Ok(asked)
     };
     let killing = async {
-        let kills = kill_at_each_write(&operator, &proxy, &model, cuts).await;
+        let kills = kill_at_each_write(&operator, &fuse, &model, cuts).await;
         stop.cancel();
         kills
     };
-    let (asked, kills) = tokio::join!(asking, killing);
+    let queue = operator.queue()?;
+    let numbered = ask(&queue, "p1", &log, &stop);
+    let (asked, numbered, kills) = tokio::join!(asking, numbered, killing);
     let kills = kills?;
     println!("{kills} kills");
-    ensure!(kills > 10, "only {kills} kills");
-    ensure!(model.counts().requests == asked?, "each was answered once");
+    ensure!(kills > 30, "only {kills} kills");
+    let numbered = numbered?;
+    log.in_order(numbered)?;
+    let answered = asked? + numbered;
+    ensure!(
+        model.counts().requests == answered,
+        "each was answered once"
+    );
     operator.stop().await
 }
 

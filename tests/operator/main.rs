@@ -1,9 +1,11 @@
 //! The whole operator on a real API server, with worker processes.
 
+mod access;
 mod api_proxy;
 mod crashes;
 mod crossing;
 mod crossings;
+mod fuse;
 mod gpus;
 mod harness;
 mod kills;
@@ -11,12 +13,14 @@ mod leftovers;
 mod metrics;
 mod midway;
 mod moves;
+mod namespaces;
 mod nodes;
 mod outage;
 mod outages;
 mod personas;
 mod pools;
 mod quarantine;
+mod queue_proxy;
 mod recycling;
 mod refusals;
 mod scale_ins;

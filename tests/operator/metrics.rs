@@ -28,7 +28,7 @@ async fn waits(operator: &Operator, pool: &str, phase: Phase) -> Result<f64> {
     let phase = format!("phase=\"{}\"", phase.as_str());
     let http = reqwest::Client::builder().no_proxy().build()?;
     let mut sum = 0.0;
-    for worker in stats.iter().flat_map(|pool| &pool.workers) {
+    for worker in stats.iter().flatten().flat_map(|pool| &pool.workers) {
         let url = format!("http://{}/metrics", worker.address);
         let text = http.get(url).send().await?.text().await?;
         let counts = text.lines().filter(|line| {

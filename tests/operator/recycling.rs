@@ -92,7 +92,7 @@ async fn watched(operator: &Operator) -> Result<()> {
                 }
             }
             () = tokio::time::sleep(Duration::from_millis(50)) => {
-                let stats = queue.stats(&pools).await?.remove(0);
+                let stats = queue.stats(&pools).await?.remove(0)?;
                 let mut afresh = 0.0;
                 for worker in &stats.workers {
                     // Not while it is replacing itself; the next look counts it.

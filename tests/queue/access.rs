@@ -118,7 +118,7 @@ async fn works(queue: &Queue, ns: &NamespaceQueue) {
     ns.personas().await.expect("an answer");
     let pools = [(ns.clone(), "pool".to_owned())];
     let stats = queue.stats(&pools).await.expect("stats").remove(0);
-    assert_eq!(stats.workers.len(), 1);
+    assert_eq!(stats.expect("sound data").workers.len(), 1);
     ns.reap_worker("w").await.expect("reaped");
     ns.cancel("t1").await.expect("cancelled");
     ns.cancel("t3").await.expect("cancelled");

@@ -181,6 +181,23 @@ async fn a_persona_and_an_unknown_pool_have_numbers_too() {
 }
 
 #[tokio::test]
+async fn a_pool_whose_data_is_spoilt_keeps_nobody_from_reading_the_others() {
+    let q = fixture().await;
+    let other = q.queue.namespace("other").expect("a name");
+    q.open(&["pool"]).await;
+    other.open("pool").await.expect("opened");
+    // As a worker of that namespace could.
+    let key = format!("{}pool:pool", other.keys().prefix());
+    q.redis::<()>(redis::cmd("SET").arg(&key).arg("spoilt"))
+        .await;
+    let pools = [other, q.ns.clone()].map(|ns| (ns, "pool".to_owned()));
+    let mut stats = q.queue.stats(&pools).await.expect("an answer");
+    let error = stats.remove(0).expect_err("it cannot be read");
+    assert!(!error.is_of_all(), "{error}");
+    assert!(stats.remove(0).expect("sound data").open);
+}
+
+#[tokio::test]
 async fn refusals_are_counted_for_each_provider_in_all_pools() {
     let q = fixture().await;
     q.open(&["pool", "other"]).await;

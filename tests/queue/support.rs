@@ -135,7 +135,8 @@ impl Fixture {
 
     pub async fn stats(&self, pool: &str) -> PoolStats {
         let pools = [(self.ns.clone(), pool.to_owned())];
-        self.queue.stats(&pools).await.expect("stats").remove(0)
+        let mut stats = self.queue.stats(&pools).await.expect("stats");
+        stats.remove(0).expect("sound data")
     }
 
     /// The outcome of a task; panics while there is none.

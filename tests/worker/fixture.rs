@@ -209,6 +209,7 @@ impl Fixture {
         answered(async || self.queue.queue().stats(&pools).await)
             .await
             .remove(0)
+            .expect("sound data")
     }
 
     pub async fn worker_stats(&self, uid: &str) -> Option<WorkerStats> {

@@ -36,14 +36,15 @@ impl Layout {
     }
 }
 
-/// Where the persona belongs; none while the topology has not decided.
+/// Where the persona belongs; none while the topology has not decided: until then only its owner's word
+/// counts, because what a model fits on depends on what the topology offers.
 pub fn home_of(persona: &Persona, layout: Option<Layout>) -> Option<Home> {
-    let offer = layout.map_or_else(Offer::default, |l| l.offer);
-    let phase = layout.map_or(Phase::PerPersona, |l| l.phase);
-    let home = topology::home(persona, phase, &offer);
-    match home {
-        Home::Managed { .. } if layout.is_none() => None,
-        home => Some(home),
+    match layout {
+        Some(layout) => Some(topology::home(persona, layout.phase, &layout.offer)),
+        None => {
+            let home = topology::home(persona, Phase::PerPersona, &Offer::default());
+            matches!(home, Home::Own { .. }).then_some(home)
+        }
     }
 }
 

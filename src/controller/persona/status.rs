@@ -166,10 +166,7 @@ impl Standing<'_> {
 /// every persona that waits would be written again.
 fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
     match wait {
-        Wait::Topology => (
-            "WaitingForTopology",
-            "waits until the namespace's PersonaTopology has decided".to_owned(),
-        ),
+        Wait::Topology => undecided(),
         Wait::Pool { pool, reason } => (
             "WaitingForPool",
             format!("waits for WorkerPool {pool} ({reason}): kubectl describe workerpool {pool}"),
@@ -207,16 +204,26 @@ fn words(wait: &Wait, persona: &Persona) -> (&'static str, String) {
     }
 }
 
+fn undecided() -> (&'static str, String) {
+    let message = "waits until the namespace's PersonaTopology has decided";
+    ("WaitingForTopology", message.to_owned())
+}
+
+/// Whether workers that can run its model are known; nothing is, before the topology has decided what
+/// there shall be.
 fn placed(home: Option<&Home>) -> Verdict {
     let message = match home {
         Some(Home::Unplaced(unplaced)) => {
             return Verdict::no(MODEL_PLACED, unplaced.reason, unplaced.message.clone());
         }
         Some(Home::Managed { class, .. }) => {
-            format!("its model runs on workers of class {class}")
+            format!("workers of class {class} can run its model")
         }
-        Some(Home::Own { pool }) => format!("WorkerPool {pool} of spec.poolRef runs it"),
-        None => "a class of workers is known for its model".to_owned(),
+        Some(Home::Own { pool }) => format!("WorkerPool {pool} of spec.poolRef is to run it"),
+        None => {
+            let (reason, message) = undecided();
+            return Verdict::unknown(MODEL_PLACED, reason, message);
+        }
     };
     Verdict::yes(MODEL_PLACED, "Placed", message)
 }

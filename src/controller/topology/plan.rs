@@ -26,6 +26,8 @@ pub struct Observed<'a> {
     pub pools: &'a [Arc<WorkerPool>],
     /// The highest epoch that the queue has answered with.
     pub seen_epoch: Option<u64>,
+    /// What is said of the queue's server; none where there is no queue.
+    pub queue: Option<condition::Verdict>,
     /// Pools whose last write the API server refused, with its words.
     pub refusals: &'a BTreeMap<String, String>,
 }
@@ -53,7 +55,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
     let topology = observed.topology;
     let before = topology.status.clone().unwrap_or_default();
     if is_paused(topology) {
-        return paused(now, before);
+        return paused(now, before, observed);
     }
     let count = census::count(observed.personas);
     let decision = progress::decide(now, topology, count);
@@ -75,7 +77,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         observed_generation: topology.metadata.generation,
         conditions: Vec::new(),
     };
-    let verdicts = verdicts::verdicts(
+    let mut verdicts = verdicts::verdicts(
         observed,
         &status,
         &census,
@@ -83,6 +85,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         &changes,
         &decision.reason,
     );
+    verdicts.extend(observed.queue.clone());
     let news = news(now, &before, &step, &decision.reason, &verdicts);
     status.conditions = condition::merge(
         &before.conditions,
@@ -100,8 +103,9 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
     }
 }
 
-fn paused(now: Timestamp, mut status: PersonaTopologyStatus) -> Plan {
-    let verdicts = verdicts::paused();
+fn paused(now: Timestamp, mut status: PersonaTopologyStatus, observed: &Observed<'_>) -> Plan {
+    let mut verdicts = verdicts::paused();
+    verdicts.extend(observed.queue.clone());
     let generation = status.observed_generation;
     status.conditions = condition::merge(&status.conditions, &verdicts, generation, now);
     Plan {

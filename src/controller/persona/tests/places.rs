@@ -229,6 +229,26 @@ fn a_model_that_nobody_can_run_is_routed_nowhere_and_says_what_to_set() {
 }
 
 #[test]
+fn what_the_topology_has_not_decided_is_claimed_by_no_condition() {
+    for persona in [a_persona("a"), a_persona("a").unplaced()] {
+        let mut case = Case::new(persona);
+        case.layout = None;
+        let waits = "False/WaitingForTopology";
+        is(case.says(), Some(Intent::Stay), waits, waits);
+        let status = case.status(Outcome::Accepted);
+        assert_eq!(
+            condition(&status.conditions, MODEL_PLACED),
+            "Unknown/WaitingForTopology"
+        );
+    }
+    let mut case = Case::new(a_persona("a").on_own_pool("mine"));
+    case.layout = None;
+    let status = case.status(Outcome::Accepted);
+    let placed = condition(&status.conditions, MODEL_PLACED);
+    assert_eq!(placed, "True/Placed", "its owner has decided");
+}
+
+#[test]
 fn a_suspended_persona_is_registered_and_routed_like_others() {
     let persona = a_persona("a").suspended().with_secret("gone");
     let name = generic().metadata.name.expect("a name");

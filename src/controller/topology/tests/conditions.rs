@@ -1,7 +1,10 @@
-use crate::api::condition::{READY, STABLE};
+use std::collections::BTreeMap;
+
+use super::super::plan::{Observed, plan};
+use crate::api::condition::{QUEUE_SAFE, READY, STABLE, Verdict};
 use crate::api::{Mode, PersonaTopologySpec, names};
 use crate::controller::fixture::{
-    PersonaExt, World, a_persona, a_pool, a_topology, condition, pinned, ready,
+    PersonaExt, World, a_persona, a_pool, a_topology, at, condition, pinned, ready,
 };
 
 fn message(world: &World, type_: &str) -> String {
@@ -19,6 +22,27 @@ fn an_empty_namespace_is_ready_and_stable() {
     let world = World::new(a_topology(PersonaTopologySpec::default()));
     assert_eq!(said(&world, READY), "True/NoPools");
     assert_eq!(said(&world, STABLE), "True/Settled");
+}
+
+#[test]
+fn what_is_said_of_the_queue_is_said_by_each_topology_paused_or_not() {
+    let mut topology = a_topology(PersonaTopologySpec::default());
+    for paused in [false, true] {
+        if paused {
+            let paused = [(names::ANNOTATION_PAUSED.to_owned(), "true".to_owned())];
+            topology.metadata.annotations = Some(paused.into());
+        }
+        let observed = Observed {
+            topology: &topology,
+            personas: &[],
+            pools: &[],
+            seen_epoch: None,
+            queue: Some(Verdict::no(QUEUE_SAFE, "Eviction", "evicts")),
+            refusals: &BTreeMap::new(),
+        };
+        let said = plan(at(0), &observed).status.conditions;
+        assert_eq!(condition(&said, QUEUE_SAFE), "False/Eviction");
+    }
 }
 
 #[test]

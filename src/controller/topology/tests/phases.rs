@@ -195,6 +195,7 @@ fn an_epoch_that_the_queue_has_seen_is_overtaken() {
         personas: &[],
         pools: &[],
         seen_epoch: Some(9_000_000_000_000),
+        queue: None,
         refusals: &world.refusals,
     };
     let plan = super::super::plan::plan(world.now, &observed);

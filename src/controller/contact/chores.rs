@@ -1,0 +1,144 @@
+//! What has been heard of and the queue is to be told, as soon as it can be reached.
+
+use std::collections::BTreeSet;
+
+use crate::api::Phase;
+use crate::controller::pods::Loss;
+use crate::controller::{Context, Error, persona};
+use crate::queue::fleet::{Fate, Reaped};
+use crate::queue::task::OutcomeKind;
+
+/// A persona that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Removal {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub persona: String,
+    /// Its uid: another persona of that name is not meant.
+    pub uid: String,
+}
+
+/// Something to tell. In this order, because a pool can be closed when nobody is left there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Chore {
+    /// A worker was lost: its tasks are given back.
+    Lost(Loss),
+    /// A persona was deleted: its tasks end.
+    Removed(Removal),
+    /// A pool was deleted: it is closed. Whoever deleted it may not have, or somebody who had not heard
+    /// of it has opened it again since.
+    PoolGone {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        pool: String,
+    },
+}
+
+impl Chore {
+    /// Whom it concerns.
+    pub fn namespace(&self) -> &str {
+        match self {
+            Self::Lost(Loss::Ended { namespace, .. } | Loss::Gone { namespace, .. })
+            | Self::PoolGone { namespace, .. } => namespace,
+            Self::Removed(removal) => &removal.namespace,
+        }
+    }
+
+    /// Tells the queue. What still runs in a pool keeps it open until a sweep finds it empty.
+    ///
+    /// # Errors
+    /// When the queue refuses, or gives no answer.
+    pub async fn run(&self, cx: &Context) -> Result<(), Error> {
+        match self {
+            Self::Lost(loss) => give_back(cx, loss).await,
+            Self::Removed(removal) => persona::removed(cx, removal).await,
+            Self::PoolGone { namespace, pool } => close_pool(cx, namespace, pool).await,
+        }
+    }
+}
+
+async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
+    let (namespace, uid, reaped) = match loss {
+        Loss::Ended { namespace, uid } => {
+            let queue = cx.queue.namespace(namespace)?;
+            (namespace, uid, queue.reap_worker(uid).await?)
+        }
+        Loss::Gone { namespace, uid } => {
+            let queue = cx.queue.namespace(namespace)?;
+            (namespace, uid, queue.forget_worker(uid).await?)
+        }
+    };
+    look_at(cx, namespace, &reaped).await;
+    if !reaped.is_empty() {
+        tracing::info!(
+            namespace,
+            worker = uid,
+            tasks = reaped.len(),
+            "gave back what a worker lost"
+        );
+    }
+    Ok(())
+}
+
+/// Closes a pool in the queue unless it exists.
+///
+/// # Errors
+/// When the queue refuses, or gives no answer.
+pub async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<(), Error> {
+    if cx.stores.pool(namespace, pool).is_none() {
+        let answer = cx.queue.namespace(namespace)?.close(pool, 0).await?;
+        tracing::info!(namespace, pool, ?answer, "closed a pool that is gone");
+    }
+    Ok(())
+}
+
+/// Gives back what has expired in a namespace.
+///
+/// # Errors
+/// When the queue refuses, or gives no answer.
+pub async fn reap(cx: &Context, namespace: &str, limit: u32) -> Result<(), Error> {
+    let reaped = cx.queue.namespace(namespace)?.reap(limit).await?;
+    look_at(cx, namespace, &reaped).await;
+    if !reaped.is_empty() {
+        tracing::info!(
+            namespace,
+            tasks = reaped.len(),
+            "gave back what had expired"
+        );
+    }
+    Ok(())
+}
+
+/// Counts the tasks that ended so. Personas that have lost workers may be in quarantine now, and say so.
+async fn look_at(cx: &Context, namespace: &str, reaped: &[Reaped]) {
+    let topology = cx.stores.topology(namespace);
+    let phase = topology.and_then(|t| t.status.as_ref()?.phase);
+    for task in reaped {
+        if let Some(outcome) = outcome(task.fate) {
+            cx.metrics
+                .tasks
+                .with_label_values(&[
+                    namespace,
+                    phase.map_or("Own", Phase::as_str),
+                    outcome.as_str(),
+                ])
+                .inc();
+        }
+    }
+    let personas: BTreeSet<&str> = reaped.iter().map(|r| r.persona.as_str()).collect();
+    for persona in personas {
+        cx.bells.persona(namespace, persona).await;
+    }
+}
+
+/// The outcome of a task that reap ended; workers count the others.
+const fn outcome(fate: Fate) -> Option<OutcomeKind> {
+    match fate {
+        Fate::Requeued => None,
+        Fate::Expired => Some(OutcomeKind::Expired),
+        Fate::Interrupted | Fate::Removed => Some(OutcomeKind::Failed),
+        Fate::Dead => Some(OutcomeKind::Dead),
+    }
+}
