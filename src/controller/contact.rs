@@ -140,13 +140,18 @@ impl Contact {
     }
 
     /// What the queue or the API server refuses one namespace is no trouble of the others: it is told
-    /// once until the next sweep, and counted.
+    /// once until the next sweep, and counted, and there is no value.
     ///
     /// # Errors
     /// The one that is about the queue as a whole.
-    fn apart(&self, cx: &Context, namespace: &str, result: Result<(), Error>) -> Result<(), Error> {
+    fn apart<T>(
+        &self,
+        cx: &Context,
+        namespace: &str,
+        result: Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
         let error = match result {
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(Some(value)),
             Err(error) if error.is_of_queue() => return Err(error),
             Err(error) => error,
         };
@@ -155,7 +160,7 @@ impl Contact {
         if lock(&self.troubled).insert(namespace.to_owned()) {
             tracing::warn!(namespace, %error, "a namespace cannot be kept in order");
         }
-        Ok(())
+        Ok(None)
     }
 
     fn forget_troubles(&self) {
@@ -222,8 +227,9 @@ async fn round(cx: &Context) -> Result<(), Error> {
     for chore in &chores {
         // What a namespace refuses is not tried again here: a sweep, or a lease that ends, comes to it.
         let done = chore.run(cx).await;
-        cx.contact.apart(cx, chore.namespace(), done)?;
-        lock(&cx.contact.chores).remove(chore);
+        if cx.contact.apart(cx, chore.namespace(), done)? != Some(false) {
+            lock(&cx.contact.chores).remove(chore);
+        }
     }
     let namespaces = namespaces(cx);
     let is_left =

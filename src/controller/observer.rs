@@ -71,12 +71,13 @@ impl Observer {
     /// A few words for a condition's message.
     pub fn stats(&self, namespace: &str, pool: &str) -> Result<Arc<PoolStats>, String> {
         let key = (namespace.to_owned(), pool.to_owned());
-        let readings = lock(&self.readings);
-        match readings.get(&key) {
+        if let Some(words) = lock(&self.spoilt).get(&key) {
+            return Err(words.clone());
+        }
+        match lock(&self.readings).get(&key) {
             Some(reading) if reading.at.elapsed() < STALE => Ok(reading.stats.clone()),
             _ => Err(lock(&self.failure)
                 .clone()
-                .or_else(|| lock(&self.spoilt).get(&key).cloned())
                 .unwrap_or_else(|| "not read yet".to_owned())),
         }
     }

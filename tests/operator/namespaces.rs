@@ -218,7 +218,7 @@ async fn what_happens_in_a_namespace_changes_nothing_in_the_others() -> Result<(
         .await?;
     calm.share(json!({"mode": "Hybrid", "pool": one_each}))
         .await?;
-    ill.share(json!({"thresholds": {"generic": 1}, "pool": one_each}))
+    ill.share(json!({"mode": "Generic", "pool": one_each}))
         .await?;
     // The same names everywhere.
     for (operator, model) in [&grows, &calm, &ill].into_iter().zip(&models) {
@@ -248,7 +248,7 @@ async fn what_happens_in_a_namespace_changes_nothing_in_the_others() -> Result<(
     };
     ill.until("stuck", "unschedulable", unschedulable).await?;
 
-    let (stop, ends) = (CancellationToken::new(), CancellationToken::new());
+    let stop = CancellationToken::new();
     let moving = async {
         let moved = course(&stage, [&grows, &calm, &ill], &models[0]).await;
         stop.cancel();
@@ -259,7 +259,6 @@ async fn what_happens_in_a_namespace_changes_nothing_in_the_others() -> Result<(
         client(&grows, "helper", "grows", &stop),
         client(&calm, "helper", "calm", &stop),
     );
-    ends.cancel();
     moved?;
     let answered = [grown?, calmed?];
     assert!(answered.iter().all(|n| *n > 20), "{answered:?}");

@@ -6,6 +6,7 @@ use crate::api::Phase;
 use crate::controller::pods::Loss;
 use crate::controller::{Context, Error, persona};
 use crate::queue::fleet::{Fate, Reaped};
+use crate::queue::routing::CloseAnswer;
 use crate::queue::task::OutcomeKind;
 
 /// A persona that was deleted.
@@ -46,16 +47,17 @@ impl Chore {
         }
     }
 
-    /// Tells the queue. What still runs in a pool keeps it open until a sweep finds it empty.
+    /// Tells the queue; whether that is all: who is still routed to a pool or runs there keeps it open.
     ///
     /// # Errors
     /// When the queue refuses, or gives no answer.
-    pub async fn run(&self, cx: &Context) -> Result<(), Error> {
+    pub async fn run(&self, cx: &Context) -> Result<bool, Error> {
         match self {
-            Self::Lost(loss) => give_back(cx, loss).await,
-            Self::Removed(removal) => persona::removed(cx, removal).await,
-            Self::PoolGone { namespace, pool } => close_pool(cx, namespace, pool).await,
+            Self::Lost(loss) => give_back(cx, loss).await?,
+            Self::Removed(removal) => persona::removed(cx, removal).await?,
+            Self::PoolGone { namespace, pool } => return close_pool(cx, namespace, pool).await,
         }
+        Ok(true)
     }
 }
 
@@ -82,16 +84,21 @@ async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
     Ok(())
 }
 
-/// Closes a pool in the queue unless it exists.
+/// Closes a pool in the queue unless it exists; false while somebody is in it.
 ///
 /// # Errors
 /// When the queue refuses, or gives no answer.
-pub async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<(), Error> {
-    if cx.stores.pool(namespace, pool).is_none() {
-        let answer = cx.queue.namespace(namespace)?.close(pool, 0).await?;
-        tracing::info!(namespace, pool, ?answer, "closed a pool that is gone");
+pub async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<bool, Error> {
+    if cx.stores.pool(namespace, pool).is_some() {
+        return Ok(true);
     }
-    Ok(())
+    match cx.queue.namespace(namespace)?.close(pool, 0).await? {
+        CloseAnswer::Closed => {
+            tracing::info!(namespace, pool, "closed a pool that is gone");
+            Ok(true)
+        }
+        CloseAnswer::Busy { .. } => Ok(false),
+    }
 }
 
 /// Gives back what has expired in a namespace.

@@ -59,17 +59,26 @@ async fn sweep(cx: &Context) -> Result<(), Error> {
     cx.contact.forget_troubles();
     let namespaces = namespaces(cx);
     give_secrets(cx, &namespaces).await?;
-    for namespace in cx.queue.namespaces().await? {
-        if cx.watches(&namespace) {
-            let swept = sweep_queue(cx, &namespace).await;
-            cx.contact.apart(cx, &namespace, swept)?;
-        }
+    let users = cx.queue.users().await?;
+    // Who has neither personas nor pools may still have an open pool in the queue.
+    let mut known = cx.access.namespaces(cx, &users);
+    known.extend(cx.queue.namespaces().await?);
+    known.retain(|namespace| cx.watches(namespace));
+    for namespace in &known {
+        let swept = sweep_queue(cx, namespace).await;
+        cx.contact.apart(cx, namespace, swept)?;
     }
     for namespace in namespaces.keys() {
         let tidied = topology::tidy(cx, namespace).await;
         cx.contact.apart(cx, namespace, tidied)?;
     }
-    take_access(cx, &namespaces).await
+    // Namespaces that have nothing to run any more need no access, those that went while no controller
+    // ran among them.
+    for namespace in known.iter().filter(|n| !namespaces.contains_key(*n)) {
+        let taken = take_access(cx, namespace).await;
+        cx.contact.apart(cx, namespace, taken)?;
+    }
+    Ok(())
 }
 
 /// Takes out of the queue what exists no more and nobody told us of.
@@ -104,28 +113,14 @@ async fn give_secrets(
     Ok(())
 }
 
-/// Namespaces that have nothing to run any more need no access, those that went while no controller ran
-/// among them.
-async fn take_access(
-    cx: &Context,
-    namespaces: &BTreeMap<String, BTreeSet<String>>,
-) -> Result<(), Error> {
-    let users = cx.queue.users().await?;
-    for namespace in cx.access.namespaces(cx, &users) {
-        if namespaces.contains_key(&namespace) || !cx.watches(&namespace) {
-            continue;
-        }
-        let taken = take_access_of(cx, &namespace).await;
-        cx.contact.apart(cx, &namespace, taken)?;
-    }
-    Ok(())
-}
-
-async fn take_access_of(cx: &Context, namespace: &str) -> Result<(), Error> {
+/// Takes a namespace's access back if nothing of it is left.
+async fn take_access(cx: &Context, namespace: &str) -> Result<(), Error> {
     // Workers that are about to go may have something to hand in.
     let has_pods = cx.pods.are_in(namespace);
     let has_pools = cx.stores.pools_of(namespace).next().is_some();
-    if has_pods || has_pools || has_pool(cx, namespace).await? {
+    let queue = cx.queue.namespace(namespace)?;
+    let is_known = !queue.personas().await?.is_empty() || !queue.pools().await?.is_empty();
+    if has_pods || has_pools || is_known || has_pool(cx, namespace).await? {
         return Ok(());
     }
     cx.access.withdraw(cx, namespace).await?;
