@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::fuse::{Cut, Fuse, State};
 
+/// What the fuse calls it.
+pub const API: &str = "the API server";
 /// Largest object that is passed on.
 const LARGEST: usize = 4 << 20;
 
@@ -80,7 +82,7 @@ async fn pass(extract::State(shared): extract::State<Arc<Shared>>, request: Requ
             if cut == Cut::After {
                 forward(&shared.client, request).await;
             }
-            shared.fuse.has_blown();
+            shared.fuse.has_blown(API);
             std::future::pending().await
         }
         State::Blown => std::future::pending().await,

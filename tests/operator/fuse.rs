@@ -29,6 +29,8 @@ pub enum State {
 pub struct Fuse {
     state: Mutex<State>,
     blown: watch::Sender<bool>,
+    /// At whose writes it has blown.
+    servers: Mutex<Vec<&'static str>>,
 }
 
 impl Default for Fuse {
@@ -36,6 +38,7 @@ impl Default for Fuse {
         Self {
             state: Mutex::new(State::Off),
             blown: watch::Sender::default(),
+            servers: Mutex::default(),
         }
     }
 }
@@ -59,9 +62,15 @@ impl Fuse {
         blown.wait_for(|blown| *blown).await.ok();
     }
 
-    /// The write at which it blows has had its end.
-    pub fn has_blown(&self) {
+    /// The write to this server at which it blows has had its end.
+    pub fn has_blown(&self, server: &'static str) {
+        lock(&self.servers).push(server);
         self.blown.send_replace(true);
+    }
+
+    /// How often it has blown at a write to this server.
+    pub fn times(&self, server: &str) -> usize {
+        lock(&self.servers).iter().filter(|s| **s == server).count()
     }
 
     /// Whether nothing goes through.
@@ -82,6 +91,10 @@ impl Fuse {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

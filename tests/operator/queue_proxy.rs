@@ -11,6 +11,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::fuse::{Cut, Fuse, State};
 
+/// What the fuse calls it.
+pub const REDIS: &str = "Redis";
 /// Verbs that change something for a move. Numbers are read, and what has expired is given back, in
 /// their own time.
 const STEPS: [&str; 7] = [
@@ -84,7 +86,7 @@ async fn commands(
         };
         match state {
             State::Off | State::At(2.., _) => redis.write_all(&command.bytes).await?,
-            State::At(_, Cut::Before) => fuse.has_blown(),
+            State::At(_, Cut::Before) => fuse.has_blown(REDIS),
             State::At(_, Cut::After) => {
                 cut.send_replace(true);
                 redis.write_all(&command.bytes).await?;
@@ -103,7 +105,7 @@ async fn answers(
     mut redis: OwnedReadHalf,
     mut client: OwnedWriteHalf,
     fuse: &Fuse,
-    is_cut: watch::Receiver<bool>,
+    mut is_cut: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -111,8 +113,9 @@ async fn answers(
         if length == 0 {
             return Ok(());
         }
-        if *is_cut.borrow() {
-            fuse.has_blown();
+        if is_cut.has_changed().unwrap_or(false) {
+            is_cut.mark_unchanged();
+            fuse.has_blown(REDIS);
         } else if !fuse.is_blown() {
             // The controller may be dead already.
             client.write_all(&buffer[..length]).await.ok();
