@@ -80,19 +80,15 @@ impl Contact {
         }
     }
 
-    /// Whether the queue's server keeps what it is given, as it was when last asked.
-    pub fn safety(&self) -> condition::Verdict {
+    /// Whether the queue's server keeps what it is given, as it was when last asked; none before.
+    pub fn safety(&self) -> Option<condition::Verdict> {
         let state = self.state();
-        match state.findings.as_deref() {
-            None => {
-                let message = "the queue was not reached yet: see the controller's log";
-                condition::Verdict::unknown(QUEUE_SAFE, "QueueUnreachable", message)
-            }
-            Some([]) => {
+        let verdict = match state.findings.as_deref()? {
+            [] => {
                 let message = "Redis evicts nothing and writes what it is given to disk";
                 condition::Verdict::yes(QUEUE_SAFE, "Safe", message)
             }
-            Some([first, others @ ..]) => {
+            [first, others @ ..] => {
                 let mut message = first.message.clone();
                 for other in others {
                     message.push_str("; ");
@@ -100,7 +96,8 @@ impl Contact {
                 }
                 condition::Verdict::no(QUEUE_SAFE, first.reason, message)
             }
-        }
+        };
+        Some(verdict)
     }
 
     /// Something looks wrong: ask the server who it is.

@@ -9,7 +9,7 @@ pub enum QueueError {
     Unreachable(#[source] redis::RedisError),
     /// User name or password is wrong, or the user may not do this.
     #[error(
-        "the queue refused this user: {0}; the controller sets its users again at the next contact"
+        "the queue refused this user: {0}; the controller sets its users again where they are missing"
     )]
     Denied(#[source] redis::RedisError),
     /// The functions are not loaded: Redis is new, was flushed, or failed over to an empty replica.

@@ -125,6 +125,10 @@ async fn take_access(cx: &Context, namespace: &str) -> Result<(), Error> {
     }
     cx.access.withdraw(cx, namespace).await?;
     cx.metrics.dead.remove_label_values(&[namespace]).ok();
+    // Somebody may have come meanwhile, and found that it had access.
+    if cx.stores.pools_of(namespace).next().is_some() {
+        cx.access.ensure(cx, namespace).await?;
+    }
     Ok(())
 }
 

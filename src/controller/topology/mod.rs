@@ -82,7 +82,7 @@ async fn visit(cx: &Context, topology: Arc<PersonaTopology>) -> Result<Action, E
             personas: &personas,
             pools: &pools,
             seen_epoch: cx.routes.overtaken_by(&namespace),
-            queue: Some(cx.contact.safety()),
+            queue: cx.contact.safety(),
             refusals: &refusals,
         },
     );

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::census::{self, Census};
 use super::pools::{self, Retired};
 use super::progress::{self, Step};
 use super::{is_paused, verdicts};
+use crate::api::condition::QUEUE_SAFE;
 use crate::api::{
     Persona, PersonaTopology, PersonaTopologyStatus, TopologyPool, WorkerPool, condition,
 };
@@ -26,7 +27,7 @@ pub struct Observed<'a> {
     pub pools: &'a [Arc<WorkerPool>],
     /// The highest epoch that the queue has answered with.
     pub seen_epoch: Option<u64>,
-    /// What is said of the queue's server; none where there is no queue.
+    /// What is said of the queue's server; none where it was not asked, which changes nothing.
     pub queue: Option<condition::Verdict>,
     /// Pools whose last write the API server refused, with its words.
     pub refusals: &'a BTreeMap<String, String>,
@@ -77,7 +78,7 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         observed_generation: topology.metadata.generation,
         conditions: Vec::new(),
     };
-    let mut verdicts = verdicts::verdicts(
+    let verdicts = verdicts::verdicts(
         observed,
         &status,
         &census,
@@ -85,14 +86,9 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         &changes,
         &decision.reason,
     );
-    verdicts.extend(observed.queue.clone());
     let news = news(now, &before, &step, &decision.reason, &verdicts);
-    status.conditions = condition::merge(
-        &before.conditions,
-        &verdicts,
-        topology.metadata.generation,
-        now,
-    );
+    let generation = topology.metadata.generation;
+    status.conditions = conditions(now, &before, verdicts, observed, generation);
     Plan {
         status,
         apply: changes.apply,
@@ -104,10 +100,8 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
 }
 
 fn paused(now: Timestamp, mut status: PersonaTopologyStatus, observed: &Observed<'_>) -> Plan {
-    let mut verdicts = verdicts::paused();
-    verdicts.extend(observed.queue.clone());
     let generation = status.observed_generation;
-    status.conditions = condition::merge(&status.conditions, &verdicts, generation, now);
+    status.conditions = conditions(now, &status, verdicts::paused(), observed, generation);
     Plan {
         status,
         apply: Vec::new(),
@@ -116,6 +110,23 @@ fn paused(now: Timestamp, mut status: PersonaTopologyStatus, observed: &Observed
         moving: 0,
         again_at: None,
     }
+}
+
+/// What the topology says of itself, and what is said of the queue.
+fn conditions(
+    now: Timestamp,
+    before: &PersonaTopologyStatus,
+    mut verdicts: Vec<condition::Verdict>,
+    observed: &Observed<'_>,
+    generation: Option<i64>,
+) -> Vec<Condition> {
+    verdicts.extend(observed.queue.clone());
+    let mut after = condition::merge(&before.conditions, &verdicts, generation, now);
+    if observed.queue.is_none() {
+        let mut before = before.conditions.iter();
+        after.extend(before.find(|c| c.type_ == QUEUE_SAFE).cloned());
+    }
+    after
 }
 
 fn listed(census: &Census<'_>) -> Vec<TopologyPool> {

@@ -26,22 +26,28 @@ fn an_empty_namespace_is_ready_and_stable() {
 
 #[test]
 fn what_is_said_of_the_queue_is_said_by_each_topology_paused_or_not() {
-    let mut topology = a_topology(PersonaTopologySpec::default());
+    let risk = Verdict::no(QUEUE_SAFE, "Eviction", "evicts");
     for paused in [false, true] {
+        let mut topology = a_topology(PersonaTopologySpec::default());
         if paused {
             let paused = [(names::ANNOTATION_PAUSED.to_owned(), "true".to_owned())];
             topology.metadata.annotations = Some(paused.into());
         }
-        let observed = Observed {
-            topology: &topology,
-            personas: &[],
-            pools: &[],
-            seen_epoch: None,
-            queue: Some(Verdict::no(QUEUE_SAFE, "Eviction", "evicts")),
-            refusals: &BTreeMap::new(),
-        };
-        let said = plan(at(0), &observed).status.conditions;
-        assert_eq!(condition(&said, QUEUE_SAFE), "False/Eviction");
+        // A controller that begins has not asked the queue yet: what was said holds.
+        for (second, queue) in [(0, Some(risk.clone())), (1, None)] {
+            let observed = Observed {
+                topology: &topology,
+                personas: &[],
+                pools: &[],
+                seen_epoch: None,
+                queue,
+                refusals: &BTreeMap::new(),
+            };
+            let status = plan(at(second), &observed).status;
+            let said = condition(&status.conditions, QUEUE_SAFE);
+            assert_eq!(said, "False/Eviction");
+            topology.status = Some(status);
+        }
     }
 }
 
