@@ -185,6 +185,8 @@ pub async fn ask(
     let mut open = VecDeque::new();
     let mut number = 0;
     let mut tick = tokio::time::interval(PACE);
+    // On a loaded machine it falls behind; all that it missed at once would fill the queue.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !stop.is_cancelled() {
         tick.tick().await;
         let task = format!("{persona}-{number}");
