@@ -75,7 +75,12 @@ impl Standing {
         Ok(Self {
             topology: without_numbers(&topology)?,
             pools: by_name(pools.items)?,
-            pods: pods.iter().map(|p| (p.name_any(), p.uid())).collect(),
+            pods: pods
+                .iter()
+                // Those that go do so in their own time.
+                .filter(|p| p.metadata.deletion_timestamp.is_none())
+                .map(|p| (p.name_any(), p.uid()))
+                .collect(),
             personas: by_name(personas.items)?,
             routes,
             open: queue.pools().await?.into_iter().collect(),
