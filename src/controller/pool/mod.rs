@@ -82,7 +82,12 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         let pool = observed.pool;
         observer::look_at(cx, &pool.namespace().unwrap_or_default(), &pool.name_any()).await;
         observed = observe::observe(cx, pool, &mut memory.members, now());
+        let before = plan.decision;
         plan = plan::plan(&observed, memory);
+        if plan.decision.size == before.size {
+            // What is told is why it grew, not that it stays.
+            (plan.decision.cause, plan.decision.reason) = (before.cause, before.reason);
+        }
         applied = apply::apply(cx, &observed, &plan, memory).await;
     }
     // What the plan's effects are is read anew: a created pod counts at once.
