@@ -65,6 +65,7 @@ impl Ours {
                 external: Vec::new(),
                 is_old: false,
                 holds_still: false,
+                under_way: BTreeSet::new(),
                 largest_gpu: None,
                 stats: Err("not read yet".to_owned()),
                 pool: Arc::new(object),

@@ -1,10 +1,9 @@
 //! Does what a pool's plan says.
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 
 use super::observe::Observed;
@@ -16,10 +15,9 @@ use crate::controller::{Context, Error};
 use crate::queue::task::Duties;
 
 /// Requests to the API server under way at once, a pool.
-const PARALLEL: usize = 64;
+pub const PARALLEL: usize = 64;
 
-/// Carries the plan out. What the API server refuses is remembered and not an error of the visit: the
-/// status shows it and the next visit waits.
+/// Carries the plan out, except for the pods to make.
 ///
 /// # Errors
 /// The queue gave no answer.
@@ -62,11 +60,6 @@ pub async fn apply(
         cx.observer.look(&namespace, &o.pool.name_any());
     }
     let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
-    if !plan.create.is_empty() && !claims(cx, &namespace, o, memory).await {
-        delete(cx, &pods, o, &plan.delete).await;
-        return Ok(());
-    }
-    create(cx, &pods, o, plan, memory).await;
     delete(cx, &pods, o, &plan.delete).await;
     if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
         memory.tidied = Some(o.template.hash.clone());
@@ -99,24 +92,6 @@ fn duties(pool: &WorkerPool) -> Duties {
     Duties {
         phase: pool.labels().get(LABEL_PHASE).cloned().unwrap_or_default(),
         steal_from: pool.spec.steal_from.clone(),
-    }
-}
-
-/// Makes what claims the GPUs of the pods that are about to be made; whether it is there.
-async fn claims(cx: &Context, namespace: &str, o: &Observed, memory: &mut Memory) -> bool {
-    let Some(template) = &o.template.claims else {
-        return true;
-    };
-    let api: Api<ResourceClaimTemplate> = Api::namespaced(cx.client.clone(), namespace);
-    match api.create(&PostParams::default(), template).await {
-        Ok(_) => true,
-        // Its name has a hash of what it asks for.
-        Err(kube::Error::Api(status)) if status.is_already_exists() => true,
-        Err(error) => {
-            let words = words(&error);
-            memory.refused.fail(Timestamp::now(), words, 1);
-            false
-        }
     }
 }
 
@@ -170,68 +145,6 @@ async fn tidy_claims(cx: &Context, namespace: &str, o: &Observed) -> bool {
     done
 }
 
-async fn create(cx: &Context, pods: &Api<Pod>, o: &Observed, plan: &Plan, memory: &mut Memory) {
-    let params = PostParams::default();
-    let making = plan.create.clone().into_iter().map(|name| {
-        let (pod, params) = (o.template.named(&name), &params);
-        async move {
-            match pods.create(params, &pod).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    adopt(cx, pods, o, &name).await
-                }
-                Err(error) => Err(error),
-                Ok(made) => {
-                    cx.pods.wrote(made);
-                    Ok(())
-                }
-            }
-        }
-    });
-    let results: Vec<_> = stream::iter(making)
-        .buffer_unordered(PARALLEL)
-        .collect()
-        .await;
-    match results.into_iter().find_map(Result::err) {
-        None if plan.create.is_empty() => {}
-        None => memory.refused.succeed(plan.create.len()),
-        Some(error) => {
-            let words = words(&error);
-            let news = memory.refused.failures == 0;
-            memory
-                .refused
-                .fail(Timestamp::now(), words.clone(), plan.create.len());
-            if news {
-                let note = format!("a worker's pod cannot be made: {words}");
-                let news = News::warning("CreateFailed", "CreatePod", note);
-                cx.tell(&*o.pool, news).await;
-            }
-        }
-    }
-}
-
-/// A pod of that name is there: ours, made by an answer we never got, or somebody else's.
-async fn adopt(cx: &Context, pods: &Api<Pod>, o: &Observed, name: &str) -> Result<(), kube::Error> {
-    let Some(found) = pods.get_opt(name).await? else {
-        return Ok(());
-    };
-    let owners = found.owner_references().iter();
-    let ours = owners
-        .clone()
-        .any(|owner| Some(&owner.uid) == o.pool.metadata.uid.as_ref());
-    if ours {
-        cx.pods.wrote(found);
-        return Ok(());
-    }
-    Err(kube::Error::Api(
-        kube::core::Status::failure(
-            &format!("pod {name} is there already and is not this pool's: delete or rename it"),
-            "AlreadyExists",
-        )
-        .with_code(409)
-        .boxed(),
-    ))
-}
-
 async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
     let deleting = removals.iter().cloned().map(|removal| async move {
         let params = DeleteParams {
@@ -282,14 +195,6 @@ fn news(removal: &Removal) -> Option<News> {
             "DeletePod",
             format!("{name} has failed and is replaced"),
         )),
-    }
-}
-
-/// The server's own words.
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod apply;
 mod disruption;
 mod gpu;
+mod grow;
 mod members;
 pub(crate) mod observe;
 pub(crate) mod plan;
@@ -22,7 +23,7 @@ use self::observe::Observed;
 pub use self::plan::Memory;
 use self::status::Counts;
 use super::context::{is_paused, now};
-use super::{Context, Error, metrics, observer};
+use super::{Context, Error, metrics};
 use crate::api::condition::merge;
 use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::lock::lock;
@@ -32,9 +33,6 @@ use crate::scaling::{QUEUE, Reading};
 const FIELD_MANAGER: &str = "persona-operator-pool";
 /// Until metrics from elsewhere have been asked for once.
 const SOON: Duration = Duration::from_secs(1);
-/// A pool that grows is planned again so often before it tells of that: each telling is several requests,
-/// while more tasks come.
-const ROUNDS: usize = 20;
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
@@ -75,20 +73,8 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         );
     }
     let mut applied = apply::apply(cx, &observed, &plan, memory).await;
-    for _ in 1..ROUNDS {
-        if applied.is_err() || plan.create.is_empty() || memory.refused.failures > 0 {
-            break;
-        }
-        let pool = observed.pool;
-        observer::look_at(cx, &pool.namespace().unwrap_or_default(), &pool.name_any()).await;
-        observed = observe::observe(cx, pool, &mut memory.members, now());
-        let before = plan.decision;
-        plan = plan::plan(&observed, memory);
-        if plan.decision.size == before.size {
-            // What is told is why it grew, not that it stays.
-            (plan.decision.cause, plan.decision.reason) = (before.cause, before.reason);
-        }
-        applied = apply::apply(cx, &observed, &plan, memory).await;
+    if applied.is_ok() {
+        applied = grow::grow(cx, &mut observed, &mut plan, memory).await;
     }
     // What the plan's effects are is read anew: a created pod counts at once.
     let (pool, at) = (observed.pool.clone(), observed.now);

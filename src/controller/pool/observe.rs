@@ -40,6 +40,8 @@ pub struct Observed {
     pub drain_timeout: Span,
     /// Its pods, also those that are going.
     pub pods: Vec<PodView>,
+    /// Names of pods that are being made and were not seen yet.
+    pub under_way: BTreeSet<String>,
     /// The largest GPU of any node, in MiB, and its product; none without GPUs, or where not known.
     pub largest_gpu: Option<(u64, String)>,
     /// Most tasks that its personas may run at once; none = not known.
@@ -147,6 +149,7 @@ pub fn observe(
                 view
             })
             .collect(),
+        under_way: BTreeSet::new(),
         largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),

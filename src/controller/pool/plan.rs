@@ -232,7 +232,8 @@ fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
 /// Pods to add: those who drain are called back first. While some are replaced, a quarter more than the
 /// size (one at least) may be there.
 fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mut Plan) {
-    let mut missing = size.saturating_sub(fleet.current.len());
+    let coming = o.under_way.len();
+    let mut missing = size.saturating_sub(fleet.current.len() + coming);
     if fleet.stats.is_some() {
         let back: Vec<_> = fleet
             .draining
@@ -245,7 +246,7 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
         plan.undrain = back;
     }
     if !fleet.outdated.is_empty() {
-        let there = fleet.current.len() + fleet.outdated.len() + plan.undrain.len();
+        let there = fleet.current.len() + fleet.outdated.len() + plan.undrain.len() + coming;
         let surge = (size / 4).max(1);
         missing = missing.min((size + surge).saturating_sub(there));
     }
@@ -254,7 +255,10 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
     }
     let missing = memory.refused.allowed(o.now, missing);
     let missing = memory.lost.allowed(o.now, missing);
-    let taken: BTreeSet<&str> = o.pods.iter().map(|pod| pod.name.as_str()).collect();
+    let names = o.pods.iter().map(|pod| pod.name.as_str());
+    let taken: BTreeSet<&str> = names
+        .chain(o.under_way.iter().map(String::as_str))
+        .collect();
     let pool = o.pool.metadata.name.as_deref().unwrap_or_default();
     plan.create = (0..)
         .map(|slot| format!("{pool}-{}-{slot}", o.template.hash))

@@ -44,6 +44,11 @@ impl Backoff {
         };
     }
 
+    /// Something was refused not long ago: more are tried step by step.
+    pub fn is_careful(&self) -> bool {
+        self.batch.is_some()
+    }
+
     /// Pods of `wanted` that may be made now.
     pub fn allowed(&self, now: Timestamp, wanted: usize) -> usize {
         if self.until.is_some_and(|until| now < until) {

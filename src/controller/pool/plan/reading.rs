@@ -23,6 +23,7 @@ pub fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
     let (ready, starting): (Vec<&PodView>, Vec<&PodView>) = active.partition(|pod| pod.ready);
     let ready = u64::try_from(ready.len()).unwrap_or(u64::MAX);
     let age = |pod: &&PodView| Duration::try_from(o.now.duration_since(pod.created?)).ok();
+    let coming = o.under_way.iter().map(|_| Duration::ZERO);
     Reading::Queue(QueueReading {
         at_ms: stats.at_ms,
         is_old: o.is_old,
@@ -43,7 +44,7 @@ pub fn reading(o: &Observed, fleet: &Fleet<'_>) -> Reading {
         concurrency: o.concurrency.map(|most| most.max(stats.concurrency)),
         providers: stats.providers.iter().map(provider).collect(),
         ready_slots: ready.saturating_mul(o.pool.spec.slots_per_worker.into()),
-        starting: starting.iter().filter_map(age).collect(),
+        starting: starting.iter().filter_map(age).chain(coming).collect(),
         lead: lead(&o.pods),
     })
 }

@@ -57,6 +57,7 @@ impl Scene {
                 holds_still: false,
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
+                under_way: BTreeSet::new(),
                 largest_gpu: None,
                 concurrency: None,
                 external: Vec::new(),
@@ -146,6 +147,20 @@ fn demand_brings_all_missing_pods_at_once() {
     let hash = scene.hash();
     let names: Vec<_> = (0..5).map(|slot| format!("p-{hash}-{slot}")).collect();
     assert_eq!(plan.create, names);
+}
+
+#[test]
+fn pods_whose_creation_is_not_answered_yet_are_not_asked_for_again() {
+    let mut scene = Scene::new(serde_json::json!({})).demand(8);
+    let names = scene.visit(0).create;
+    assert_eq!(names.len(), 4);
+    scene.o.under_way = names[..3].iter().cloned().collect();
+    assert_eq!(scene.visit(0).create, names[3..]);
+    // More tasks came meanwhile.
+    let mut scene = scene.demand(12);
+    let more = scene.visit(0).create;
+    assert_eq!(more.len(), 3);
+    assert!(more.iter().all(|name| !names[..3].contains(name)));
 }
 
 #[test]

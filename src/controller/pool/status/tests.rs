@@ -32,6 +32,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         holds_still: false,
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
+        under_way: BTreeSet::new(),
         largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
