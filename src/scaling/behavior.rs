@@ -218,19 +218,25 @@ impl<T: Ord + Copy> Window<T> {
         }
     }
 
-    /// The largest recommendation within the window, and when that will be another.
-    pub fn extreme(&mut self, now: Timestamp, window: Duration) -> Option<(T, Option<Timestamp>)> {
+    /// Forgets what no window of that length or less depends on.
+    pub fn forget(&mut self, now: Timestamp, longest: Duration) {
         while self.held.len() > 1
             && self
                 .held
                 .front()
-                .is_some_and(|(_, until)| after(*until, window) <= now)
+                .is_some_and(|(_, until)| after(*until, longest) <= now)
         {
             self.held.pop_front();
         }
-        let (value, until) = *self.held.front()?;
-        let ends = (self.held.len() > 1).then(|| after(until, window));
-        Some((value, ends))
+    }
+
+    /// The largest recommendation within the window, and when that will be another.
+    pub fn extreme(&self, now: Timestamp, window: Duration) -> Option<(T, Option<Timestamp>)> {
+        let latest = self.held.back()?;
+        let within = |(_, until): &&(T, Timestamp)| after(*until, window) > now;
+        let (value, until) = *self.held.iter().find(within).unwrap_or(latest);
+        let is_latest = value == latest.0;
+        Some((value, (!is_latest).then(|| after(until, window))))
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Regret {
 impl Regret {
     /// Until when a pool of `size` keeps its workers, though `wanted` would do.
     pub fn keeps(&self, now: Timestamp, size: u32, wanted: u32) -> Option<Timestamp> {
-        let small = wanted > 0 && wanted < size && size - wanted <= (size / 4).max(1);
+        let small = is_small_shrink(size, wanted);
         self.keep_until.filter(|until| small && now < *until)
     }
 
@@ -57,6 +57,11 @@ impl Regret {
             _ => {}
         }
     }
+}
+
+/// A worker or a quarter less, and not the last one: it saves little, and is often needed again.
+pub fn is_small_shrink(size: u32, wanted: u32) -> bool {
+    wanted > 0 && wanted < size && size - wanted <= (size / 4).max(1)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::decision::{Cause, Decision, decision};
 use super::memory::Memory;
 use super::need::{Figure, Inputs, Sentence};
 use super::reading::{QUEUE, QueueReading, Reading};
+use super::regret::is_small_shrink;
 use crate::api::WorkerPoolSpec;
 
 /// While the size follows an arrival rate: time until that rate is looked at again.
@@ -18,6 +19,11 @@ const RATE_CHECK: Duration = Duration::from_secs(1);
 const NEXT_READING: Duration = Duration::from_millis(500);
 /// Time that a reading takes that was asked for.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// A small shrink waits for so many windows without need, where nobody set the window: under a load that
+/// is constant but for chance, what one window does not need the next one often does. Three would have
+/// fewer reversals still, for a fifth over the oracle's pod-seconds on heavy-tailed tasks.
+const PATIENT: u32 = 2;
 
 /// What one source asks for.
 struct Proposal {
@@ -216,9 +222,16 @@ impl View<'_> {
         }
         memory.lowest.note(now, Reverse(wanted));
         memory.highest.note(now, wanted);
+        memory.lowest.forget(now, up.window);
+        memory.highest.forget(now, down.window * PATIENT);
         let low = memory.lowest.extreme(now, up.window);
-        let high = memory.highest.extreme(now, down.window);
         let (low, low_ends) = low.map_or((wanted, None), |(low, ends)| (low.0, ends));
+        let mut window = down.window;
+        let mut high = memory.highest.extreme(now, window);
+        if !down.is_own_window && high.is_some_and(|(high, _)| is_small_shrink(size, high)) {
+            window *= PATIENT;
+            high = memory.highest.extreme(now, window);
+        }
         let (high, high_ends) = high.unwrap_or((wanted, None));
         let mut stable = size.max(low).min(high);
         if stable == 0 && size > 0 && now < idle_at {
@@ -242,7 +255,7 @@ impl View<'_> {
             }
         } else if chosen < size {
             let floor = down.floor(now, size, &memory.changes);
-            words = format!("; no more was needed for {}", seconds(down.window));
+            words = format!("; no more was needed for {}", seconds(window));
             if chosen < floor {
                 (chosen, limit) = (floor, None);
                 words += &format!(", limited to {floor} by behavior.scaleDown");
@@ -259,7 +272,7 @@ impl View<'_> {
         } else if kept.is_some() {
             words = "; kept for a while, because the last shrink was regretted".to_owned();
         } else if target < size {
-            words = format!("; more was needed within {}", seconds(down.window));
+            words = format!("; more was needed within {}", seconds(window));
         } else if target > size {
             words = format!("; less was needed within {}", seconds(up.window));
         }

@@ -28,7 +28,7 @@ pub struct Trace {
     pub jobs: Vec<Job>,
     /// When it ends, ms.
     pub ends: u64,
-    /// Rises of the load, each of which a size should follow without going back and forth.
+    /// Rises of the load from one level to another, the start included where that is one, each of which a size should follow without going back and forth.
     pub bursts: u64,
 }
 
@@ -93,8 +93,8 @@ impl Kind {
             bursts,
         };
         Ok(match self {
-            Self::Constant => trace(evenly(seconds, 10.0), 0),
-            Self::Poisson => trace(random(&mut rng, seconds, 10.0, |_| 10.0), 0),
+            Self::Constant => trace(evenly(seconds, 10.0), 1),
+            Self::Poisson => trace(random(&mut rng, seconds, 10.0, |_| 10.0), 1),
             Self::Step => {
                 let rate = move |t| {
                     if (1.0 / 3.0..2.0 / 3.0).contains(&part(t)) {
@@ -103,7 +103,7 @@ impl Kind {
                         5.0
                     }
                 };
-                trace(random(&mut rng, seconds, 50.0, rate), 1)
+                trace(random(&mut rng, seconds, 50.0, rate), 2)
             }
             Self::Ramp => {
                 let rate = move |t| 2.0 + 58.0 * (1.0 - (2.0 * part(t) - 1.0).abs());
@@ -127,7 +127,7 @@ impl Kind {
                     let time = SERVICE / 3.0 * (1.0 - rng.random::<f64>()).powf(-1.0 / 1.5);
                     job.service = ms(time.min(120.0));
                 }
-                trace(jobs, 0)
+                trace(jobs, 1)
             }
             Self::Diurnal => {
                 let rate = move |t| 21.0 - 19.0 * (2.0 * TAU * part(t)).cos();

@@ -197,6 +197,8 @@ proptest! {
             let low = lowest.extreme(at(now), window).expect("one").0.0;
             prop_assert_eq!(Some(high), recent.iter().copied().max());
             prop_assert_eq!(Some(low), recent.iter().copied().min());
+            highest.forget(at(now), window);
+            lowest.forget(at(now), window);
         }
     }
 }

@@ -307,11 +307,47 @@ fn the_tolerance_keeps_small_changes_out() {
     for (second, value, size) in [
         (0, 361.0, 40),
         (100, 359.0, 40),
-        (130, 359.0, 36),
+        (159, 359.0, 40),
+        (160, 359.0, 36),
         (200, 361.0, 37),
         (300, 362.0, 37),
     ] {
         let decision = desired(at(second), &[external(value)], &large, &mut memory);
         assert_eq!(decision.size, size, "{}", decision.reason);
+    }
+}
+
+#[test]
+fn a_small_shrink_waits_twice_as_long_unless_the_window_is_the_users_own() {
+    let own = WorkerPoolSpec {
+        scaling: crate::api::Scaling {
+            behavior: Some(Behavior {
+                scale_down: Some(ScalingRules {
+                    stabilization_window_seconds: Some(30),
+                    ..ScalingRules::default()
+                }),
+                ..Behavior::default()
+            }),
+            ..spec().scaling
+        },
+        ..spec()
+    };
+    for (spec, value, second, size) in [
+        // A quarter less.
+        (spec(), 60.0, 31, 8),
+        (spec(), 60.0, 61, 6),
+        (own, 60.0, 31, 6),
+        // More than that.
+        (spec(), 50.0, 31, 5),
+    ] {
+        let mut memory = memory(8);
+        desired(at(-1), &[external(80.0)], &spec, &mut memory);
+        desired(at(0), &[external(value)], &spec, &mut memory);
+        let decision = desired(at(second), &[external(value)], &spec, &mut memory);
+        assert_eq!(
+            decision.size, size,
+            "{value} at {second}: {}",
+            decision.reason
+        );
     }
 }
