@@ -120,15 +120,20 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         options,
     });
     let working = stop.child_token();
-    let work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
+    let mut work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
     let ended = election.keep(&stop).await;
     working.cancel();
     match ended {
         Ok(()) => {
-            match timeout(FINISH, work).await {
+            match timeout(FINISH, &mut work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the reconcilers broke"),
-                Err(_) => tracing::warn!("the reconcilers did not finish in time"),
+                Err(_) => {
+                    tracing::warn!("the reconcilers did not finish in time");
+                    // The next leader begins when the lease is free.
+                    work.abort();
+                    drop(work.await);
+                }
             }
             election.release().await;
             Ok(())

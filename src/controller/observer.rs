@@ -113,6 +113,12 @@ impl Observer {
             let key = (stats.namespace.clone(), stats.pool.clone());
             lock(&self.spoilt).remove(&key);
             let before = readings.get(&key).map(|reading| reading.stats.clone());
+            if before
+                .as_ref()
+                .is_some_and(|before| is_newer(before, &stats))
+            {
+                continue;
+            }
             if let Some(difference) = difference(before.as_deref(), &stats) {
                 differences.push(difference);
             }
@@ -149,6 +155,11 @@ struct Difference {
     personas: bool,
     /// The queue has lost what it knew of the pool or the namespace.
     lost: bool,
+}
+
+/// Two looks at once may end in the other order; the queue's clock goes on within an epoch.
+fn is_newer(known: &PoolStats, read: &PoolStats) -> bool {
+    known.epoch == read.epoch && known.at_ms > read.at_ms && known.arrived >= read.arrived
 }
 
 fn difference(before: Option<&PoolStats>, now: &PoolStats) -> Option<Difference> {

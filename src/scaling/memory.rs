@@ -18,6 +18,9 @@ use crate::api::{ScaleRecord, WorkerPoolSpec};
 /// From creation to readiness until that was measured.
 const LEAD: Duration = Duration::from_secs(3);
 
+/// Slower starts count as this: nobody waits for them with a backlog.
+const LONGEST_LEAD: Duration = Duration::from_secs(600);
+
 /// What is remembered of a pool. It starts anew with the process: speed limits then go on from the
 /// status' history, and nothing shrinks for one full window, because nobody knows what was needed.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,7 +90,7 @@ impl Memory {
         queue: &QueueReading,
         spec: &WorkerPoolSpec,
     ) -> Result<Inputs, &'static str> {
-        self.lead = queue.lead.or(self.lead);
+        self.lead = queue.lead.map(|lead| lead.min(LONGEST_LEAD)).or(self.lead);
         let stale = self.seen.as_ref().and_then(|seen| seen.contradicts(queue));
         let first = self.seen.is_none();
         self.seen = Some(Seen {

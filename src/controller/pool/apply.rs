@@ -53,8 +53,10 @@ pub async fn apply(
     }
     for uid in &plan.drain {
         queue.drain(uid, true).await?;
-        memory.draining.entry(uid.clone()).or_insert(o.now);
-        count_recycled(cx, o, &namespace, uid);
+        if !memory.draining.contains_key(uid) {
+            memory.draining.insert(uid.clone(), o.now);
+            count_recycled(cx, o, &namespace, uid);
+        }
     }
     if !plan.drain.is_empty() || !plan.undrain.is_empty() {
         cx.observer.look(&namespace, &o.pool.name_any());

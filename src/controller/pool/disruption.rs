@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
@@ -13,6 +14,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use super::FIELD_MANAGER;
+use super::apply::PARALLEL;
 use super::observe::Observed;
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
 use crate::api::{Span, WorkerPool};
@@ -94,18 +96,24 @@ pub const fn min_available(size: u32) -> u32 {
 pub async fn apply(cx: &Context, o: &Observed, plan: &Plan, size: u32, memory: &mut Memory) {
     let namespace = o.pool.namespace().unwrap_or_default();
     let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
-    for (name, uid, busy) in &plan.tell {
-        let busy_word = busy.then_some("true");
-        let patch = json!({"metadata": {"uid": uid, "annotations": {
-            SAFE_TO_EVICT: if *busy { "false" } else { "true" },
-            DO_NOT_DISRUPT: busy_word,
-        }}});
-        match pods
-            .patch_metadata(name, &PatchParams::default(), &Patch::Merge(&patch))
-            .await
-        {
+    let telling = plan.tell.clone().into_iter().map(|(name, uid, busy)| {
+        let pods = &pods;
+        async move {
+            let busy_word = busy.then_some("true");
+            let patch = json!({"metadata": {"uid": uid, "annotations": {
+                SAFE_TO_EVICT: if busy { "false" } else { "true" },
+                DO_NOT_DISRUPT: busy_word,
+            }}});
+            let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+            let told = pods.patch_metadata(&name, &params, &patch).await;
+            (name, uid, busy, told)
+        }
+    });
+    let mut telling = stream::iter(telling).buffer_unordered(PARALLEL);
+    while let Some((name, uid, busy, told)) = telling.next().await {
+        match told {
             Ok(_) => {
-                memory.told.insert(uid.clone(), *busy);
+                memory.told.insert(uid, busy);
             }
             Err(error) if crate::controller::status::is_gone(&error) => {}
             Err(error) => tracing::warn!(pod = name, %error, "a pod cannot be annotated"),

@@ -116,8 +116,10 @@ async fn write_status(
     if !due {
         return Ok(());
     }
-    let (written, ()) = tokio::join!(write(cx, &o.pool, status), apply::tell_of_size(cx, o, plan));
-    written
+    write(cx, &o.pool, status).await?;
+    // Told once: a status that could not be written is written, and told of, at the next visit.
+    apply::tell_of_size(cx, o, plan).await;
+    Ok(())
 }
 
 async fn write(cx: &Context, pool: &WorkerPool, status: &WorkerPoolStatus) -> Result<(), Error> {

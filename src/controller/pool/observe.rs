@@ -21,6 +21,9 @@ use crate::scaling::Reading;
 /// Drain timeout of a pool without personas.
 const USUAL_DRAIN: Span = Span::secs(60);
 
+/// A worker that was Ready later than this after its container began has been Ready before.
+const LONGEST_START: Duration = Duration::from_secs(300);
+
 /// No pool gets smaller by numbers that are older: a queue that hangs or is gone says nothing.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -87,6 +90,15 @@ pub struct PodView {
     pub waiting: Option<(String, String)>,
 }
 
+impl PodView {
+    /// A container of it cannot run as it is: no image, a bad configuration, or it ends again and again.
+    pub fn is_kept_from_starting(&self) -> bool {
+        let waits = ["PodInitializing", "ContainerCreating"];
+        let waiting = self.waiting.as_ref();
+        waiting.is_some_and(|(reason, _)| !waits.contains(&reason.as_str()))
+    }
+}
+
 /// Reads what the plan of `pool` depends on; `members` is what was seen of its personas before.
 pub fn observe(
     cx: &Context,
@@ -142,6 +154,8 @@ pub fn observe(
             .pods
             .of(&namespace, &name)
             .iter()
+            // A label is soon copied; who made a pod is what its owner says.
+            .filter(|pod| is_owned(pod, &pool))
             .map(|pod| {
                 let mut view = view(pod, |node| cx.nodes.is_going(node));
                 let measured = cx.pods.ready_after(&view.uid);
@@ -160,6 +174,11 @@ pub fn observe(
             .is_some_and(|age| age > FRESH),
         pool,
     }
+}
+
+fn is_owned(pod: &Pod, pool: &WorkerPool) -> bool {
+    let mut owners = pod.owner_references().iter();
+    owners.any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
 }
 
 fn largest_gpu(cx: &Context, pool: &WorkerPool) -> Option<(u64, String)> {
@@ -263,10 +282,18 @@ fn ended(status: &ContainerStatus) -> Option<String> {
     ))
 }
 
-/// Both times are whole seconds.
+/// From creation until it was Ready, in whole seconds: by its own words, if it was Ready only once.
 fn ready_after(pod: &Pod, ready: Option<&PodCondition>) -> Option<Duration> {
     let created = pod.metadata.creation_timestamp.as_ref()?;
     let since = ready?.last_transition_time.as_ref()?;
+    let worker = worker_status(pod)?;
+    let running = worker.state.as_ref()?.running.as_ref()?;
+    let began = running.started_at.as_ref()?;
+    // A pod that was not Ready for a while, as when the queue was away, tells when that ended.
+    let start = Duration::try_from(since.0.duration_since(began.0)).ok()?;
+    if worker.restart_count > 0 || start > LONGEST_START {
+        return None;
+    }
     Duration::try_from(since.0.duration_since(created.0)).ok()
 }
 
@@ -339,6 +366,32 @@ mod tests {
             "0/3 nodes are available"
         );
         assert_eq!(view.failed, None);
+    }
+
+    #[test]
+    fn a_pod_that_was_not_ready_for_a_while_tells_nothing_of_how_long_a_start_takes() {
+        let pod = |restarts: i32, ready_at: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"name": "p-1", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready_at}],
+                    "containerStatuses": [{
+                        "name": "worker", "image": "i", "imageID": "", "ready": true,
+                        "restartCount": restarts,
+                        "state": {"running": {"startedAt": "2026-01-01T00:02:00Z"}},
+                    }],
+                },
+            }))
+            .expect("a pod")
+        };
+        let after = |restarts, ready_at| view(&pod(restarts, ready_at), |_| false).ready_after;
+        assert_eq!(
+            after(0, "2026-01-01T00:02:04Z"),
+            Some(Duration::from_secs(124)),
+            "a large image, then a quick start"
+        );
+        assert_eq!(after(0, "2026-01-04T00:00:00Z"), None, "the queue was away");
+        assert_eq!(after(1, "2026-01-01T00:02:04Z"), None, "it began again");
     }
 
     #[test]

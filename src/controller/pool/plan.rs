@@ -4,6 +4,7 @@
 //! (atomic with take and claim in the queue), says that nothing runs, and is deleted.
 
 mod backoff;
+mod fleet;
 mod reading;
 
 use std::collections::{BTreeSet, HashMap};
@@ -11,14 +12,14 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 pub use self::backoff::Backoff;
+use self::fleet::Fleet;
 use self::reading::reading;
 use super::disruption;
 use super::members::Members;
-use super::observe::{Observed, PodView};
+use super::observe::Observed;
 use super::template::follows_queue;
 use crate::api::Span;
-use crate::queue::stats::{PoolStats, WorkerStats};
-use crate::scaling::{self, Candidate, Decision, victims};
+use crate::scaling::{self, Decision, victims};
 
 /// So long after the last pause, with a worker Ready, failed pods are forgotten.
 const QUIET: Span = Span::secs(60);
@@ -37,6 +38,8 @@ pub struct Memory {
     pub draining: HashMap<String, Timestamp>,
     /// Failed pods that were counted.
     pub failed: BTreeSet<String>,
+    /// Pods whose worker has been seen in the queue.
+    pub began: BTreeSet<String>,
     /// Creations that the API server refused.
     pub refused: Backoff,
     /// Pods that failed after they were made.
@@ -106,7 +109,7 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         decision,
     };
     grow(o, &fleet, memory, size, &mut plan);
-    if fleet.stats.is_some() {
+    if fleet.is_whole {
         shrink(&fleet, size, &mut plan);
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
@@ -121,101 +124,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
     plan
 }
 
-/// The pool's pods, sorted by what they are good for.
-struct Fleet<'a> {
-    stats: Option<&'a PoolStats>,
-    workers: HashMap<&'a str, &'a WorkerStats>,
-    /// As they are to be, taking requests or about to.
-    current: Vec<&'a PodView>,
-    /// Of an older template, on a node that goes, or with a worker that asks for it; taking requests or
-    /// about to. They are replaced.
-    outdated: Vec<&'a PodView>,
-    /// Told to drain, not deleted yet.
-    draining: Vec<&'a PodView>,
-    /// Being deleted.
-    leaving: Vec<&'a PodView>,
-}
-
-impl<'a> Fleet<'a> {
-    fn new(o: &'a Observed, memory: &mut Memory) -> Self {
-        let stats = o.stats.as_deref().ok();
-        let workers: HashMap<_, _> = stats
-            .iter()
-            .flat_map(|stats| &stats.workers)
-            .map(|worker| (worker.uid.as_str(), worker))
-            .collect();
-        // Drained by an earlier process: its time starts anew.
-        for (uid, worker) in &workers {
-            if worker.draining && !memory.draining.contains_key(*uid) {
-                memory.draining.insert((*uid).to_owned(), o.now);
-            }
-        }
-        let known: BTreeSet<&str> = o.pods.iter().map(|pod| pod.uid.as_str()).collect();
-        memory
-            .draining
-            .retain(|uid, _| known.contains(uid.as_str()));
-        memory.failed.retain(|uid| known.contains(uid.as_str()));
-        let quiet = memory
-            .lost
-            .until
-            .is_some_and(|until| after(until, QUIET) <= o.now);
-        if quiet && o.pods.iter().any(|pod| pod.ready) {
-            memory.lost = Backoff::default();
-        }
-        let mut fleet = Self {
-            stats,
-            workers,
-            current: Vec::new(),
-            outdated: Vec::new(),
-            draining: Vec::new(),
-            leaving: Vec::new(),
-        };
-        for pod in o.pods.iter().filter(|pod| pod.failed.is_none()) {
-            if pod.deleting {
-                fleet.leaving.push(pod);
-            } else if memory.draining.contains_key(&pod.uid) {
-                fleet.draining.push(pod);
-            } else if fleet.stays(o, pod) {
-                fleet.current.push(pod);
-            } else {
-                fleet.outdated.push(pod);
-            }
-        }
-        fleet
-    }
-
-    /// Nothing asks for another pod in this one's place.
-    fn stays(&self, o: &Observed, pod: &PodView) -> bool {
-        let worker = self.workers.get(pod.uid.as_str());
-        let asks = worker.is_some_and(|worker| worker.recycle.is_some()) && !o.holds_still;
-        is_current(o, pod) && !pod.node_going && !asks
-    }
-
-    fn candidates(&self, pods: &[&PodView], outdated: bool) -> Vec<Candidate> {
-        let candidate = |pod: &&PodView| {
-            let worker = self.workers.get(pod.uid.as_str());
-            Candidate {
-                uid: pod.uid.clone(),
-                scheduled: pod.scheduled,
-                ready: pod.ready,
-                outdated,
-                running: worker.map_or(0, |w| w.busy()),
-                active_at_ms: worker.map_or(0, |w| w.active_at_ms),
-            }
-        };
-        pods.iter().map(candidate).collect()
-    }
-}
-
-/// Made from the present template; or what that leaves out may still be needed.
-fn is_current(o: &Observed, pod: &PodView) -> bool {
-    pod.hash == o.template.hash || (o.holds_still && pod.ready)
-}
-
 fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
     let status = o.pool.status.as_ref();
     let size = memory.size.get_or_insert_with(|| {
-        let found = fleet.current.len() + fleet.outdated.len();
+        let found = fleet.current.len() + fleet.outdated.len() + fleet.hollow.len();
         let found = u32::try_from(found).unwrap_or(u32::MAX);
         // What the last process wanted and had no time to make.
         let wanted = status.map_or(0, |s| u32::try_from(s.desired_replicas).unwrap_or(0));
@@ -284,6 +196,14 @@ fn shrink(fleet: &Fleet<'_>, size: usize, plan: &mut Plan) {
         worker.is_some_and(|worker| !worker.draining)
     });
     plan.drain.extend(leaving.map(|pod| pod.uid.clone()));
+    // The queue has forgotten that they were told.
+    let forgot = fleet.draining.iter().filter(|pod| {
+        let worker = fleet.workers.get(pod.uid.as_str());
+        worker.is_some_and(|worker| !worker.draining) && !plan.undrain.contains(&pod.uid)
+    });
+    plan.drain.extend(forgot.map(|pod| pod.uid.clone()));
+    plan.drain
+        .extend(fleet.hollow.iter().map(|pod| pod.uid.clone()));
 
     let too_many = fleet.current.len().saturating_sub(size);
     let current = fleet.candidates(&fleet.current, false);
@@ -310,10 +230,11 @@ fn remove_drained(
         let since = memory.draining.get(&pod.uid).copied().unwrap_or(o.now);
         let due = after(since, o.drain_timeout);
         let why = match fleet.workers.get(pod.uid.as_str()) {
-            None => Some(Why::NeverStarted),
+            // Unless it was there before: then it tells of itself again within a few seconds.
+            None if !memory.began.contains(&pod.uid) => Some(Why::NeverStarted),
             Some(worker) if worker.drained => Some(Why::Drained),
-            Some(_) if due <= o.now => Some(Why::TimedOut),
-            Some(_) => None,
+            _ if due <= o.now => Some(Why::TimedOut),
+            _ => None,
         };
         match why {
             Some(why) => plan.delete.push(Removal {
@@ -329,7 +250,9 @@ fn remove_drained(
 fn remove_failed(o: &Observed, memory: &mut Memory, plan: &mut Plan) {
     for pod in &o.pods {
         let Some(words) = &pod.failed else { continue };
-        if memory.failed.insert(pod.uid.clone()) {
+        let is_new = memory.failed.insert(pod.uid.clone());
+        // What a node loses together is one failure.
+        if is_new && memory.lost.until.is_none_or(|until| until <= o.now) {
             memory.lost.fail(o.now, words.clone(), usize::MAX);
         }
         if !pod.deleting {

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use kube::ResourceExt;
 use serde_json::Value;
 use tokio::time::{Instant, interval};
@@ -29,8 +30,10 @@ use crate::scaling::Reading;
 const EVERY: Duration = Duration::from_secs(1);
 /// An answer older than this is none.
 const STALE: Duration = Duration::from_secs(15);
-/// Servers asked at once.
-const PARALLEL: usize = 16;
+/// Questions at once.
+const PARALLEL: usize = 64;
+/// Of them, of one namespace.
+const OF_NAMESPACE: usize = 16;
 
 /// A source of a pool: its place in `spec.scaling.metrics`, and what is asked.
 type Key = (PoolKey, usize, MetricSource);
@@ -120,7 +123,8 @@ impl Sources {
     }
 }
 
-/// Asks until `stop`; a pool is woken by an answer that differs.
+/// Asks until `stop`; a pool is woken by an answer that differs. Each question is on its own, so that
+/// servers that do not answer hold up no others, and no namespace takes all the room.
 pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
     let client = match Client::new() {
         Ok(client) => client,
@@ -131,35 +135,78 @@ pub async fn run(cx: Arc<Context>, stop: CancellationToken) {
     };
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut asking = FuturesUnordered::new();
+    let mut asked = Asked::default();
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
             () = stop.cancelled() => return,
-        }
-        let wanted = wanted(&cx);
-        cx.sources.keep(&wanted);
-        if wanted.is_empty() {
-            continue;
-        }
-        let credentials = Credentials::read(&cx.sources.credentials);
-        let asking = wanted.into_iter().map(|key| {
-            let (client, credentials) = (&client, &credentials);
-            async move {
-                let answer = ask(client, credentials, &key.2).await;
-                (key, answer)
+            _ = tick.tick() => {
+                let wanted = wanted(&cx);
+                cx.sources.keep(&wanted);
+                let due = asked.due(wanted, Instant::now());
+                if due.is_empty() {
+                    continue;
+                }
+                let credentials = Arc::new(Credentials::read(&cx.sources.credentials));
+                for key in due {
+                    let (client, credentials) = (&client, credentials.clone());
+                    asking.push(async move {
+                        let answer = ask(client, &credentials, &key.2).await;
+                        (key, answer)
+                    });
+                }
             }
-        });
-        let answers: Vec<_> = stream::iter(asking)
-            .buffer_unordered(PARALLEL)
-            .collect()
-            .await;
-        for (key, answer) in answers {
-            let (namespace, pool) = key.0.clone();
-            if cx.sources.note(key, answer) {
-                cx.bells.pool(&namespace, &pool).await;
+            Some((key, answer)) = asking.next() => {
+                let (namespace, pool) = key.0.clone();
+                asked.answered(&key);
+                if cx.sources.note(key, answer) {
+                    cx.bells.pool(&namespace, &pool).await;
+                }
             }
         }
     }
+}
+
+/// When each source was last asked, and which have not answered yet.
+#[derive(Default)]
+struct Asked {
+    at: HashMap<(PoolKey, usize), Instant>,
+    under_way: HashSet<(PoolKey, usize)>,
+}
+
+impl Asked {
+    /// Those of `wanted` to ask now: not asked yet, then longest ago.
+    fn due(&mut self, mut wanted: Vec<Key>, now: Instant) -> Vec<Key> {
+        let known: HashSet<_> = wanted.iter().map(place).collect();
+        self.at.retain(|key, _| known.contains(key));
+        wanted.sort_by_key(|key| self.at.get(&place(key)).copied());
+        let mut of_namespace: HashMap<String, usize> = HashMap::new();
+        for ((namespace, _), _) in &self.under_way {
+            *of_namespace.entry(namespace.clone()).or_default() += 1;
+        }
+        let mut due = Vec::new();
+        for key in wanted {
+            let count = of_namespace.entry(key.0.0.clone()).or_default();
+            if self.under_way.len() == PARALLEL
+                || *count == OF_NAMESPACE
+                || !self.under_way.insert(place(&key))
+            {
+                continue;
+            }
+            *count += 1;
+            self.at.insert(place(&key), now);
+            due.push(key);
+        }
+        due
+    }
+
+    fn answered(&mut self, key: &Key) {
+        self.under_way.remove(&place(key));
+    }
+}
+
+fn place(key: &Key) -> (PoolKey, usize) {
+    (key.0.clone(), key.1)
 }
 
 fn wanted(cx: &Context) -> Vec<Key> {
@@ -267,6 +314,36 @@ mod tests {
             .map(|value| json!({"metric": {}, "value": [1.5, value]}));
         let samples: Vec<_> = samples.collect();
         json!({"status": "success", "data": {"resultType": "vector", "result": samples}})
+    }
+
+    #[test]
+    fn servers_that_do_not_answer_hold_up_no_other_namespace() {
+        let key = |namespace: &str, place: usize| -> Key {
+            let metric = serde_json::json!({"type": "Prometheus"});
+            let metric = serde_json::from_value(metric).expect("a metric");
+            ((namespace.to_owned(), "p".to_owned()), place, metric)
+        };
+        let all = || -> Vec<Key> {
+            let dead = (0..80).map(|place| key("dead", place));
+            dead.chain([key("alive", 0)]).collect()
+        };
+        let (mut asked, begun) = (Asked::default(), Instant::now());
+        let first = asked.due(all(), begun);
+        assert_eq!(first.len(), OF_NAMESPACE + 1);
+        let alive = first.iter().find(|key| key.0.0 == "alive").expect("asked");
+        asked.answered(alive);
+        let again = asked.due(all(), begun + EVERY);
+        let names: Vec<_> = again.iter().map(|key| &*key.0.0).collect();
+        assert_eq!(names, ["alive"], "the others still wait for their answers");
+        for key in &first[..2] {
+            asked.answered(key);
+        }
+        let next = asked.due(all(), begun + EVERY * 2);
+        let of_dead = next.iter().filter(|key| key.0.0 == "dead");
+        assert!(
+            of_dead.clone().all(|key| !first.contains(key)) && of_dead.count() > 0,
+            "those that were not asked yet come first"
+        );
     }
 
     #[test]

@@ -6,8 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::WorkerPool;
+use crate::controller::pool::observe::PodView;
 use crate::controller::pool::template::{Setup, template};
 use crate::queue::heartbeat::RecycleReason;
+use crate::queue::stats::{PoolStats, WorkerStats};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("in range")
@@ -297,6 +299,23 @@ fn failed_pods_are_replaced_with_growing_pauses() {
 }
 
 #[test]
+fn pods_that_a_node_loses_together_are_one_failure() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 10}));
+    let uids: Vec<String> = (0..10).map(|number| format!("w{number}")).collect();
+    let hash = scene.hash();
+    for uid in &uids {
+        scene.add(uid, &hash, 0);
+    }
+    scene.pod("w0").failed = Some("Evicted: low on memory".into());
+    assert_eq!(scene.visit(0).create.len(), 1);
+    for uid in &uids {
+        scene.pod(uid).failed = Some("Evicted: low on memory".into());
+    }
+    assert!(scene.visit(0).create.is_empty(), "within the pause");
+    assert_eq!(scene.visit(1).create.len(), 10);
+}
+
+#[test]
 fn a_refusal_halves_what_is_made_at_once() {
     let mut refused = Backoff::default();
     refused.fail(at(0), "quota".into(), 40);
@@ -335,6 +354,42 @@ fn a_controller_that_comes_anew_takes_up_what_drains() {
     assert!(plan.drain.is_empty() && plan.create.is_empty());
     scene.worker_stats("b").drained = true;
     assert_eq!(uids(&scene.visit(1).delete), [("b", Why::Drained)]);
+}
+
+#[test]
+fn a_busy_worker_that_the_queue_has_forgotten_is_not_deleted_and_drains_when_it_tells_of_itself() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}))
+        .worker("a", 1)
+        .worker("b", 1);
+    assert_eq!(scene.visit(0).drain.len(), 1);
+    let uid = scene.memory.draining.keys().next().expect("one").clone();
+    let mut forgotten = std::mem::take(&mut scene.stats().workers);
+    assert!(scene.visit(1).delete.is_empty(), "it may be busy");
+    for worker in &mut forgotten {
+        worker.draining = false;
+    }
+    scene.stats().workers = forgotten;
+    let plan = scene.visit(6);
+    assert_eq!((plan.drain, plan.delete), (vec![uid.clone()], vec![]));
+    scene.worker_stats(&uid).drained = true;
+    assert_eq!(uids(&scene.visit(7).delete), [(&*uid, Why::Drained)]);
+}
+
+#[test]
+fn nothing_drains_while_the_queue_lacks_what_it_should_know() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}))
+        .worker("a", 0)
+        .worker("b", 0);
+    for what in [
+        |stats: &mut PoolStats| stats.open = false,
+        |stats: &mut PoolStats| stats.epoch = None,
+    ] {
+        let before = scene.stats().clone();
+        what(scene.stats());
+        assert!(scene.visit(0).drain.is_empty());
+        *scene.stats() = before;
+    }
+    assert_eq!(scene.visit(0).drain.len(), 1);
 }
 
 proptest! {

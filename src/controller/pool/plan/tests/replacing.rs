@@ -68,6 +68,51 @@ fn a_worker_on_a_cordoned_node_is_replaced_before_it_goes() {
 }
 
 #[test]
+fn pods_that_cannot_start_make_room_for_those_of_the_corrected_template() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 2}));
+    for (uid, reason) in [("a", "ErrImagePull"), ("b", "ContainerCreating")] {
+        scene.o.pods.push(PodView {
+            name: format!("p-old-{uid}"),
+            uid: uid.into(),
+            hash: "old".into(),
+            scheduled: true,
+            waiting: Some((reason.into(), String::new())),
+            ..PodView::default()
+        });
+    }
+    let plan = scene.visit(0);
+    assert_eq!(
+        (plan.create.len(), &*plan.drain),
+        (2, &["a".to_owned()][..])
+    );
+    assert_eq!(
+        uids(&scene.visit(0).delete),
+        [("a", Why::NeverStarted)],
+        "the other one starts"
+    );
+}
+
+#[test]
+fn workers_of_a_node_out_of_reach_are_all_replaced_at_once() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 8}));
+    let hash = scene.hash();
+    let uids = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    for uid in uids {
+        scene.add(uid, &hash, 1);
+    }
+    scene.visit(0);
+    for uid in uids {
+        scene.pod(uid).node_going = true;
+        scene.pod(uid).ready = false;
+    }
+    assert_eq!(scene.visit(1).create.len(), 2, "they may still serve");
+    scene.stats().workers.clear();
+    let plan = scene.visit(16);
+    assert_eq!((plan.create.len(), plan.drain.len()), (8, 8));
+    assert!(scene.visit(17).delete.is_empty(), "they may come back");
+}
+
+#[test]
 fn a_worker_that_asks_to_be_replaced_serves_until_another_is_ready() {
     let mut scene = Scene::new(serde_json::json!({"minReplicas": 1})).worker("a", 1);
     assert!(scene.visit(0).create.is_empty());
