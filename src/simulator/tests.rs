@@ -71,6 +71,9 @@ fn fewer_than_a_tenth_of_the_late_tasks_of_tuned_keda_and_nothing_killed() {
         assert_eq!((ours.killed, ours.busy_victims), (0, 0), "{ours:?}");
         let most = if ours.trace == "bursts" { 1.5 } else { 1.15 };
         assert!(ours.cost <= most, "{ours:?}");
+        if ["step", "bursts"].contains(&ours.trace.as_str()) {
+            assert!(ours.reversals <= ours.bursts, "{ours:?}");
+        }
     }
 }
 

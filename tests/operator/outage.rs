@@ -125,6 +125,10 @@ async fn redis(operator: &Operator, outage: Outage, length: Duration) -> Result<
         watched.until("blind", |seen| !seen.follows).await?;
     }
     let at_end = watched.now();
+    ensure!(
+        !(lasts && at_end.follows),
+        "the pool was not blind: {at_end:?}"
+    );
     match outage {
         Outage::RedisHangs => operator.redis.resume()?,
         Outage::RedisRestarts => operator.redis.restart().await?,

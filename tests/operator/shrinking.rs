@@ -12,6 +12,7 @@ async fn three_hundred_scale_ins_under_load_kill_lose_and_double_no_task() -> Re
     report.check()?;
     assert!(report.scale_ins >= 300, "{report}");
     assert!(report.drained_busy > 30, "there was no load: {report}");
+    assert!(report.called_back > 0, "nobody was called back: {report}");
     operator.stop().await
 }
 

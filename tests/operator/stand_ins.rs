@@ -343,6 +343,10 @@ impl StandIn {
         let mut leases = lock(&self.leases);
         for taken in &answer.tasks {
             leases.push((taken.task.clone(), taken.fence.clone()));
+            if taken.attempt > 1 {
+                // Killed on its way to another worker, which therefore could not say so.
+                lock(&self.seen.killed).insert(taken.task.clone());
+            }
             *lock(&self.seen.begun)
                 .entry(taken.task.clone())
                 .or_default() += 1;
