@@ -66,6 +66,7 @@ impl Ours {
                 is_old: false,
                 holds_still: false,
                 under_way: BTreeSet::new(),
+                others: BTreeSet::new(),
                 largest_gpu: None,
                 stats: Err("not read yet".to_owned()),
                 pool: Arc::new(object),

@@ -45,6 +45,8 @@ pub struct Observed {
     pub pods: Vec<PodView>,
     /// Names of pods that are being made and were not seen yet.
     pub under_way: BTreeSet<String>,
+    /// Names that others have taken: pods of a deleted pool of this name, which go, and copies.
+    pub others: BTreeSet<String>,
     /// The largest GPU of any node, in MiB, and its product; none without GPUs, or where not known.
     pub largest_gpu: Option<(u64, String)>,
     /// Most tasks that its personas may run at once; none = not known.
@@ -145,17 +147,19 @@ pub fn observe(
         serving: serving.as_ref(),
         drain_timeout,
     };
+    // A label is soon copied; who made a pod is what its owner says.
+    let (pods, others): (Vec<_>, Vec<_>) = cx
+        .pods
+        .of(&namespace, &name)
+        .into_iter()
+        .partition(|pod| is_owned(pod, &pool));
     Observed {
         now,
         template: template(&pool, &setup),
         holds_still,
         drain_timeout,
-        pods: cx
-            .pods
-            .of(&namespace, &name)
+        pods: pods
             .iter()
-            // A label is soon copied; who made a pod is what its owner says.
-            .filter(|pod| is_owned(pod, &pool))
             .map(|pod| {
                 let mut view = view(pod, |node| cx.nodes.is_going(node));
                 let measured = cx.pods.ready_after(&view.uid);
@@ -164,6 +168,7 @@ pub fn observe(
             })
             .collect(),
         under_way: BTreeSet::new(),
+        others: others.iter().map(|pod| pod.name_any()).collect(),
         largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),

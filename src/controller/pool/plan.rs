@@ -168,9 +168,8 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
     let missing = memory.refused.allowed(o.now, missing);
     let missing = memory.lost.allowed(o.now, missing);
     let names = o.pods.iter().map(|pod| pod.name.as_str());
-    let taken: BTreeSet<&str> = names
-        .chain(o.under_way.iter().map(String::as_str))
-        .collect();
+    let others = o.under_way.iter().chain(&o.others).map(String::as_str);
+    let taken: BTreeSet<&str> = names.chain(others).collect();
     let pool = o.pool.metadata.name.as_deref().unwrap_or_default();
     plan.create = (0..)
         .map(|slot| format!("{pool}-{}-{slot}", o.template.hash))

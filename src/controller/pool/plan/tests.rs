@@ -60,6 +60,7 @@ impl Scene {
                 drain_timeout: Span::secs(60),
                 pods: Vec::new(),
                 under_way: BTreeSet::new(),
+                others: BTreeSet::new(),
                 largest_gpu: None,
                 concurrency: None,
                 external: Vec::new(),
@@ -172,6 +173,8 @@ fn names_of_pods_that_are_still_there_are_not_used_again() {
     scene.add("0", &hash, 0);
     scene.pod("0").deleting = true;
     assert_eq!(scene.visit(0).create, [format!("p-{hash}-1")]);
+    scene.o.others = [format!("p-{hash}-1")].into();
+    assert_eq!(scene.visit(0).create, [format!("p-{hash}-2")]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         drain_timeout: Span::secs(60),
         pods: Vec::new(),
         under_way: BTreeSet::new(),
+        others: BTreeSet::new(),
         largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
