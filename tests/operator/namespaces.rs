@@ -68,6 +68,7 @@ impl Standing {
         let pods = operator.all::<Pod>().list(&all).await?;
         let personas = operator.all::<Persona>().list(&all).await?;
         let queue = operator.queue()?;
+        let living: BTreeSet<String> = pools.iter().filter_map(ResourceExt::uid).collect();
         let mut routes = BTreeMap::new();
         for name in queue.personas().await? {
             routes.insert(name.clone(), queue.registration(&name).await?);
@@ -77,8 +78,12 @@ impl Standing {
             pools: by_name(pools.items)?,
             pods: pods
                 .iter()
-                // Those that go do so in their own time.
+                // Those that go, and those of pools that are gone, do so in their own time.
                 .filter(|p| p.metadata.deletion_timestamp.is_none())
+                .filter(|p| {
+                    let mut owners = p.owner_references().iter();
+                    owners.any(|owner| living.contains(&owner.uid))
+                })
                 .map(|p| (p.name_any(), p.uid()))
                 .collect(),
             personas: by_name(personas.items)?,
