@@ -183,7 +183,7 @@ async fn prometheus(operator: &Operator, outage: Outage, length: Duration) -> Re
     let (jobs, _exporter, prometheus) = counting_jobs(4 * u32::try_from(WORKERS)?).await?;
     operator
         .pool(POOL, json!({
-                "minReplicas": 1, "maxReplicas": WORKERS, "idleTimeout": "3s",
+                "minReplicas": 1, "maxReplicas": WORKERS, "idleTimeout": "5s",
                 "scaling": {"metrics": [{"type": "Prometheus", "prometheus": {
                     "serverAddress": prometheus.url(), "query": "sum(jobs) or vector(0)", "target": 4,
                 }}]},
