@@ -1,9 +1,10 @@
 //! From a burst of requests to the pods it takes, on a real API server with fake nodes.
 //!
 //! `cargo bench --bench burst [-- RUNS]`: 1,000 tasks at once for a pool of 0, sized so that they need 100
-//! pods; beside it, in the same run, what a bare client needs to create 100 such pods. The control plane has
-//! its default limits. One JSON line a run, then a table of quantiles, in which CPU and requests are those of
-//! the controller from the first task until all pods are Ready.
+//! pods; in the same run, what a bare client needs to create 100 such pods, alone, and while as many tasks
+//! arrive for a pool that stays empty: on few cores the arrivals themselves take their time. The control
+//! plane has its default limits. One JSON line a run, then a table of quantiles, in which CPU and requests
+//! (events and watches left out) are those of the controller from the first task until all pods are Ready.
 
 #![allow(dead_code)] // The harness of the tests has more than a bench needs.
 
@@ -49,25 +50,52 @@ async fn main() -> Result<()> {
     .await?;
     cluster.fake_nodes(10, 0).await?;
     let operator = Operator::start_in(&cluster, "burst", &[("PERSONA_LOG", "warn")]).await?;
-    let mut columns: [Vec<f64>; 7] = Default::default();
+    operator.pool("asleep", json!({"replicas": 0})).await?;
+    let home = json!({"poolRef": {"name": "asleep"}, "queue": {"maxLength": 100_000}});
+    operator
+        .persona("asleep", "http://127.0.0.1:9/v1", home)
+        .await?;
+    operator.ready::<Persona>("asleep").await?;
+    let mut columns: [Vec<f64>; 9] = Default::default();
     for run in 0..runs.unwrap_or(30) {
         // At a random phase of all ticks there are.
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..2000))).await;
         let (event, pod) = burst(&operator, run).await?;
-        let alone = creations(&cluster.client().await?, &operator.namespace, pod).await?;
+        let bare = cluster.client().await?;
+        let alone = creations(&bare, &operator.namespace, &pod).await?;
+        gone(&operator.all::<Pod>(), "bare=true").await?;
+        let (sent, beside) = tokio::join!(
+            send(&operator, "asleep", run),
+            creations(&bare, &operator.namespace, &pod)
+        );
+        sent?;
+        gone(&operator.all::<Pod>(), "bare=true").await?;
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let [first, all, ready] = event.times.map(ms);
-        let (alone, cpu) = (ms(alone), event.cpu * 1e3);
-        let (ratio, count) = (all / alone, event.requests.values().sum());
+        let (alone, beside, cpu) = (ms(alone), ms(beside?), event.cpu * 1e3);
+        let (ratio, ratio_beside) = (all / alone, all / beside);
+        let count = event.requests.values().sum();
         println!(
             "{}",
             json!({
                 "run": run, "first_pod_ms": first, "all_pods_ms": all, "all_ready_ms": ready,
-                "bare_client_ms": alone, "ratio": ratio, "controller_cpu_ms": cpu,
+                "bare_client_ms": alone, "ratio": ratio,
+                "bare_client_beside_arrivals_ms": beside, "ratio_beside_arrivals": ratio_beside,
+                "controller_cpu_ms": cpu,
                 "requests": event.requests,
             })
         );
-        let row = [first, all, ready, alone, ratio, cpu, count];
+        let row = [
+            first,
+            all,
+            ready,
+            alone,
+            ratio,
+            beside,
+            ratio_beside,
+            cpu,
+            count,
+        ];
         for (column, value) in columns.iter_mut().zip(row) {
             column.push(value);
         }
@@ -79,6 +107,8 @@ async fn main() -> Result<()> {
         "100 pods Ready, ms",
         "bare client, 100 pods, ms",
         "ratio to the bare client",
+        "the same beside arrivals",
+        "ratio to that",
         "controller CPU, ms",
         "controller's requests",
     ];
@@ -134,23 +164,10 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     // The watch stands before anything happens.
     while !matches!(events.try_next().await?, Some(Event::InitDone)) {}
 
-    let queue = operator.queue()?;
     let pid = operator.controller.pid().context("no controller")?;
     let (before, cpu_before) = (requests(&operator.client).await?, cpu(pid)?);
     let begun = Instant::now();
-    let tasks = (0..TASKS).map(|number| {
-        let (queue, name) = (&queue, &name);
-        async move {
-            let id = format!("{name}.{number}");
-            let answer = queue.enqueue(&Enqueue::new(name, &id, PAYLOAD)).await?;
-            ensure!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
-            Ok(())
-        }
-    });
-    let sending = async {
-        let sent: Result<Vec<()>> = stream::iter(tasks).buffer_unordered(64).try_collect().await;
-        sent.map(drop)
-    };
+    let sending = send(operator, &name, run);
     let watching = async {
         let (mut made, mut ready) = (Vec::new(), std::collections::HashSet::new());
         let (mut first, mut all) = (None, None);
@@ -203,6 +220,22 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     Ok((event, pod))
 }
 
+/// A burst of tasks.
+async fn send(operator: &Operator, persona: &str, run: usize) -> Result<()> {
+    let queue = operator.queue()?;
+    let tasks = (0..TASKS).map(|number| {
+        let queue = &queue;
+        async move {
+            let id = format!("{persona}.{run}.{number}");
+            let answer = queue.enqueue(&Enqueue::new(persona, &id, PAYLOAD)).await?;
+            ensure!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
+            Ok(())
+        }
+    });
+    let sent: Result<Vec<()>> = stream::iter(tasks).buffer_unordered(64).try_collect().await;
+    sent.map(drop)
+}
+
 /// How far a pool has come, in its own words.
 async fn standing(operator: &Operator, pool: &str) -> Result<String> {
     let labels = ListParams::default().labels(&format!("persona.dev/pool={pool}"));
@@ -221,7 +254,7 @@ fn is_ours(what: &str) -> bool {
 }
 
 /// How long a bare client takes to create as many pods, 64 requests under way at once as ours.
-async fn creations(client: &Client, namespace: &str, like: Pod) -> Result<Duration> {
+async fn creations(client: &Client, namespace: &str, like: &Pod) -> Result<Duration> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut spec = like.spec.clone().context("no spec")?;
     spec.node_name = None;
@@ -244,7 +277,6 @@ async fn creations(client: &Client, namespace: &str, like: Pod) -> Result<Durati
         &ListParams::default().labels("bare=true"),
     )
     .await?;
-    gone(&pods, "bare=true").await?;
     Ok(time)
 }
 
