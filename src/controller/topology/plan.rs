@@ -29,7 +29,7 @@ pub struct Observed<'a> {
     pub seen_epoch: Option<u64>,
     /// What is said of the queue's server; none where it was not asked, which changes nothing.
     pub queue: Option<condition::Verdict>,
-    /// Pools whose last write the API server refused, with its words.
+    /// Pools that were refused when they were last written or taken away, with the words of who did.
     pub refusals: &'a BTreeMap<String, String>,
 }
 
