@@ -16,8 +16,9 @@ pub const LABEL_CLASS: &str = "persona.dev/class";
 pub const LABEL_TYPE: &str = "persona.dev/type";
 /// Label on pools that the topology made for one persona: its name.
 pub const LABEL_PERSONA: &str = "persona.dev/persona";
-/// Annotation on pools that the topology made: hash of what it last applied, by which it sees that
-/// it wants less than before. Fields that it does not set are left to others.
+/// Annotation on pools that the topology made: the pool's name, and a hash of what was last applied
+/// ([`applied`]). By the name it knows a copy, by the hash that it wants less than before. Fields that
+/// it does not set are left to others.
 pub const ANNOTATION_APPLIED: &str = "persona.dev/applied";
 /// Label on pods: the hash of the template they were made from.
 pub const LABEL_TEMPLATE: &str = "persona.dev/template";
@@ -88,11 +89,21 @@ pub fn label_value(text: &str) -> String {
     }
 }
 
-/// Whether the topology made this pool.
+/// Value of [`ANNOTATION_APPLIED`] of a pool by its name, and what is applied to it.
+pub fn applied(pool: &str, what: &str) -> String {
+    format!("{pool}/{}", hashed("v", &[what]))
+}
+
+/// Whether the topology made this pool, and not somebody who copied one of its pools.
 pub fn of_topology(meta: &ObjectMeta) -> bool {
     let label = |key| meta.labels.as_ref().and_then(|labels| labels.get(key));
+    let annotations = meta.annotations.as_ref();
+    let mark = annotations.and_then(|annotations| annotations.get(ANNOTATION_APPLIED));
+    // Marks of earlier versions name no pool.
+    let applied_to = mark.and_then(|mark| mark.split_once('/'));
     label(LABEL_TOPOLOGY).is_some_and(|name| name == TOPOLOGY_NAME)
         && label(LABEL_MANAGED_BY).is_some_and(|by| by == MANAGER)
+        && applied_to.is_none_or(|(pool, _)| meta.name.as_deref() == Some(pool))
 }
 
 #[cfg(test)]

@@ -210,6 +210,9 @@ pub struct PersonaTopologyStatus {
     /// When N first was low enough to go back; unset when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below_since: Option<Time>,
+    /// The highest phase that N has asked for since then: the one to go back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below_phase: Option<Phase>,
     /// Pools that personas are assigned to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10_000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

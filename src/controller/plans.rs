@@ -9,6 +9,11 @@ pub mod persona {
     pub use crate::controller::routes::Published;
 }
 
+/// The pods of a pool.
+pub mod pool {
+    pub use crate::controller::pool::server::{Serving, sidecar};
+}
+
 /// Phase and pools of a namespace.
 pub mod topology {
     pub use crate::controller::topology::plan::{Observed, Plan, plan};

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::api::{Persona, PersonaTopology, Sizing, Span, WorkerPool, WorkerPoolSpec};
+use crate::api::{Persona, PersonaTopology, Phase, Sizing, Span, WorkerPool, WorkerPoolSpec};
 
 /// A pool: how many workers, why, and what would change that.
 pub fn pool(pool: &WorkerPool, now: Timestamp) -> String {
@@ -140,7 +140,8 @@ pub fn topology(topology: &PersonaTopology, now: Timestamp) -> String {
         line(
             &mut text,
             &format!(
-                "has had few enough personas for a smaller phase for {}; goes back after {}",
+                "has had few enough personas for {} for {}; goes back after {}",
+                status.below_phase.map_or("a smaller phase", Phase::as_str),
                 age(since.0, now),
                 topology.spec.stabilization
             ),

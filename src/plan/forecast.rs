@@ -5,10 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::Error;
 use super::personas::Cast;
-use crate::api::{Device, Persona, PersonaTopology, Phase, Span, WorkerPool};
+use super::quantity::bytes;
+use crate::api::names::{SERVER_CONTAINER, WORKER_CONTAINER};
+use crate::api::{Device, Persona, PersonaTopology, Phase, Span, WorkerPool, WorkerPoolSpec};
+use crate::controller::plans::pool::{Serving, sidecar};
 use crate::controller::plans::topology::{Observed, Plan, plan};
 use crate::placement::Offer;
 use crate::topology::{Home, home};
@@ -73,7 +78,7 @@ pub struct Pool {
     pub max: u32,
     /// Requests that a worker answers at once.
     pub slots: u32,
-    /// Memory that a worker asks for, in bytes.
+    /// Memory that a worker's pod asks for, in bytes: its model server's too.
     pub memory: u64,
     /// GPUs of a worker.
     pub gpus: u32,
@@ -82,7 +87,10 @@ pub struct Pool {
 }
 
 /// Forecasts.
-pub fn forecast(now: Timestamp, cast: Cast) -> Forecast {
+///
+/// # Errors
+/// A quantity of memory in the topology's manifest that is none.
+pub fn forecast(now: Timestamp, cast: Cast) -> Result<Forecast, Error> {
     let mut paper = Paper {
         now,
         topology: cast.topology,
@@ -92,7 +100,7 @@ pub fn forecast(now: Timestamp, cast: Cast) -> Forecast {
     let mut places = BTreeMap::new();
     if !cast.before.is_empty() {
         let mut personas = cast.before;
-        let (layout, _) = paper.settle(&mut personas);
+        let (layout, _) = paper.settle(&mut personas)?;
         before = Some(layout);
         places = pools_of(&personas);
     }
@@ -102,7 +110,7 @@ pub fn forecast(now: Timestamp, cast: Cast) -> Forecast {
         let at = places.get(&name_of(persona)).cloned().flatten();
         persona.status.get_or_insert_default().pool = at;
     }
-    let (after, delay) = paper.settle(&mut personas);
+    let (after, delay) = paper.settle(&mut personas)?;
     let reached = pools_of(&personas);
     let both = || {
         reached
@@ -112,7 +120,7 @@ pub fn forecast(now: Timestamp, cast: Cast) -> Forecast {
     let moves = both()
         .filter(|(name, pool)| places[*name] != **pool)
         .count();
-    Forecast {
+    Ok(Forecast {
         moves,
         stay: both().count() - moves,
         come: reached.len() - both().count(),
@@ -124,7 +132,7 @@ pub fn forecast(now: Timestamp, cast: Cast) -> Forecast {
         before,
         after,
         delay,
-    }
+    })
 }
 
 /// A namespace in which everything comes up at once.
@@ -137,7 +145,7 @@ struct Paper {
 impl Paper {
     /// Carries out what the topology plans, until everybody is where they belong. Answers how long that
     /// has to wait.
-    fn settle(&mut self, personas: &mut [Persona]) -> (Layout, Option<Span>) {
+    fn settle(&mut self, personas: &mut [Persona]) -> Result<(Layout, Option<Span>), Error> {
         let mut plan = self.plan(personas);
         let mut delay = None;
         if let Some(later) = plan.again_at {
@@ -156,7 +164,7 @@ impl Paper {
         // Once all are there, nobody needs to be waited for.
         let plan = self.plan(personas);
         self.carry_out(plan);
-        (self.layout(phase, personas), delay)
+        Ok((self.layout(phase, personas)?, delay))
     }
 
     fn plan(&self, personas: &[Persona]) -> Plan {
@@ -187,22 +195,29 @@ impl Paper {
         self.topology.status = Some(plan.status);
     }
 
-    fn layout(&self, phase: Phase, personas: &[Persona]) -> Layout {
+    fn layout(&self, phase: Phase, personas: &[Persona]) -> Result<Layout, Error> {
         let status = self.topology.status.clone().unwrap_or_default();
+        let mut members: BTreeMap<String, Vec<Arc<Persona>>> = BTreeMap::new();
+        for persona in personas {
+            let pool = persona.status.as_ref().and_then(|s| s.pool.clone());
+            let there = members.entry(pool.unwrap_or_default()).or_default();
+            there.push(Arc::new(persona.clone()));
+        }
         let pools = status.pools.iter().map(|listed| {
             let spec = self.pools.get(&listed.name).map(|pool| pool.spec.clone());
             let spec = spec.unwrap_or_default();
-            Pool {
+            let members = members.get(&listed.name).map_or(&[][..], Vec::as_slice);
+            Ok(Pool {
                 name: listed.name.clone(),
                 class: listed.class.clone(),
                 personas: listed.personas,
                 min: spec.min_replicas,
                 max: spec.max_replicas,
                 slots: spec.slots_per_worker,
-                memory: memory(&spec),
+                memory: memory(&spec, members)?,
                 gpus: gpus(&spec),
                 helps: spec.steal_from.len(),
-            }
+            })
         });
         let mut layout = Layout {
             phase,
@@ -210,7 +225,7 @@ impl Paper {
             adapters: 0,
             types: 0,
             rule: rule(&self.topology),
-            pools: pools.collect(),
+            pools: pools.collect::<Result<_, Error>>()?,
             own: 0,
             unplaced: Vec::new(),
         };
@@ -229,7 +244,7 @@ impl Paper {
             }
         }
         layout.types = types.len();
-        layout
+        Ok(layout)
     }
 }
 
@@ -262,37 +277,43 @@ fn name_of(persona: &Persona) -> String {
     persona.metadata.name.clone().unwrap_or_default()
 }
 
-fn gpus(spec: &crate::api::WorkerPoolSpec) -> u32 {
+fn gpus(spec: &WorkerPoolSpec) -> u32 {
     match spec.placement.device {
         Device::Cpu => 0,
         Device::Gpu => spec.placement.gpu.as_ref().map_or(1, |gpu| gpu.count),
     }
 }
 
-fn memory(spec: &crate::api::WorkerPoolSpec) -> u64 {
-    let worker = spec
-        .template
-        .as_ref()
-        .and_then(|t| t.containers.get("worker"));
-    let resources = worker.and_then(|worker| worker.resources.as_ref());
-    let asked = resources.and_then(|r| r.requests.as_ref()?.get("memory"));
-    asked.and_then(bytes).unwrap_or(USUAL_MEMORY)
+/// Memory that a worker's pod asks for, in bytes: the worker, and the model server for those who are
+/// there. What a GPU holds is not part of it.
+fn memory(spec: &WorkerPoolSpec, personas: &[Arc<Persona>]) -> Result<u64, Error> {
+    let overlay = |container| {
+        let template = spec.template.as_ref();
+        template.and_then(|template| template.containers.get(container))
+    };
+    let worker = overlay(WORKER_CONTAINER).and_then(|worker| worker.resources.as_ref());
+    let mut sum = match worker {
+        Some(resources) => asked(WORKER_CONTAINER, resources)?,
+        None => USUAL_MEMORY,
+    };
+    let slots = spec.slots_per_worker;
+    if let Some(serving) = Serving::of(personas, slots) {
+        let gpus = (spec.placement.device == Device::Gpu).then(|| gpus(spec));
+        let (server, _) = sidecar(&serving, slots, gpus, overlay(SERVER_CONTAINER));
+        let resources = server.resources.unwrap_or_default();
+        sum = sum.saturating_add(asked(SERVER_CONTAINER, &resources)?);
+    }
+    Ok(sum)
 }
 
-/// A quantity of memory, like `64Mi`, `1G` or `1048576`.
-fn bytes(quantity: &Quantity) -> Option<u64> {
-    let text = quantity.0.as_str();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" => 1,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        _ => return None,
+/// Memory that a container asks for, in bytes: as much as its limit where it says nothing else.
+fn asked(container: &'static str, resources: &ResourceRequirements) -> Result<u64, Error> {
+    let of = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref()?.get("memory").cloned();
+    let Some(Quantity(quantity)) = of(&resources.requests).or_else(|| of(&resources.limits)) else {
+        return Ok(0);
     };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
+    bytes(&quantity).ok_or(Error::Quantity {
+        container,
+        quantity,
+    })
 }

@@ -4,9 +4,11 @@
 //! - `personas` who there is before and after
 //! - `forecast` pure: phases, pools and moves
 //! - `table` in words
+//! - `quantity` what manifests say of memory
 
 mod forecast;
 mod personas;
+mod quantity;
 mod table;
 
 use std::path::PathBuf;
@@ -64,6 +66,16 @@ pub enum Error {
         /// What is wrong.
         error: serde_norway::Error,
     },
+    /// An amount of memory in the topology's template is none.
+    #[error(
+        "PersonaTopology: {quantity} of memory for container {container} is no quantity: write it like 1536Mi"
+    )]
+    Quantity {
+        /// The container.
+        container: &'static str,
+        /// What is written there.
+        quantity: String,
+    },
     /// There is a number that nobody can make pools for.
     #[error("--personas and --from go up to {most}, not {asked}")]
     TooMany {
@@ -89,7 +101,7 @@ pub fn run(options: &Options) -> Result<String, Error> {
 /// As [`run`], with the files' contents.
 fn answer(options: &Options, texts: &[(PathBuf, String)], now: Timestamp) -> Result<String, Error> {
     let cast = Cast::new(options, texts)?;
-    Ok(forecast(now, cast).to_string())
+    Ok(forecast(now, cast)?.to_string())
 }
 
 #[cfg(test)]

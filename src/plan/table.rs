@@ -104,8 +104,8 @@ impl Forecast {
         let memory = line(&|layout| {
             range(
                 layout,
-                |pool| u64::from(pool.min) * pool.memory,
-                |pool| u64::from(pool.max) * pool.memory,
+                |pool| pool.memory.saturating_mul(pool.min.into()),
+                |pool| pool.memory.saturating_mul(pool.max.into()),
                 size,
             )
         });
@@ -172,7 +172,7 @@ fn row(pool: &Pool, phase: Phase) -> [String; 7] {
         0 => "-".to_owned(),
         helps => count(helps, "pool"),
     };
-    let memory = |workers: u32| size(u64::from(workers) * pool.memory);
+    let memory = |workers: u32| size(pool.memory.saturating_mul(workers.into()));
     [
         name,
         pool.class.clone(),
@@ -208,7 +208,7 @@ fn range(
     max: impl Fn(&Pool) -> u64,
     word: impl Fn(u64) -> String,
 ) -> String {
-    let sum = |of: &dyn Fn(&Pool) -> u64| layout.pools.iter().map(of).sum::<u64>();
+    let sum = |of: &dyn Fn(&Pool) -> u64| layout.pools.iter().map(of).fold(0, u64::saturating_add);
     format!("{}..{}", word(sum(&min)), word(sum(&max)))
 }
 

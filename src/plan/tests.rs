@@ -74,6 +74,33 @@ fn models_that_need_gpus_say_how_many() {
 }
 
 #[test]
+fn the_memory_of_local_models_is_asked_for_too() {
+    let persona = |name: &str, model: &str| {
+        format!(
+            "---\napiVersion: persona.dev/v1alpha1\nkind: Persona\nmetadata: {{name: {name}}}\n\
+             spec: {{model: {{provider: Ollama, name: '{model}'}}}}\n"
+        )
+    };
+    let topology = |memory: &str| {
+        format!(
+            "kind: PersonaTopology\nmetadata: {{name: default}}\nspec:\n  mode: Generic\n  pool:\n    \
+             template: {{containers: {{worker: {{resources: {{requests: {{memory: {memory}}}}}}}}}}}\n"
+        )
+    };
+    let models = persona("small", "llama3.2:1b")
+        + &persona("larger", "llama3.2:3b")
+        + &persona("large", "llama3.1:8b");
+    let said = files(&Options::default(), &(topology("1.5Gi") + &models));
+    assert_snapshot!(said.expect("a plan"));
+    let error = files(&Options::default(), &(topology("much") + &models));
+    let words = error.expect_err("no quantity").to_string();
+    assert!(
+        words.contains("much of memory for container worker"),
+        "{words}"
+    );
+}
+
+#[test]
 fn manifests_say_who_there_is_and_how_they_share() {
     let text = r#"
 apiVersion: persona.dev/v1alpha1

@@ -4,4 +4,4 @@ mod assignment;
 mod phase;
 
 pub use assignment::{Home, PhaseGroup, home, pool_name};
-pub use phase::{PhaseDecision, Previous, phase};
+pub use phase::{Below, PhaseDecision, Previous, phase};

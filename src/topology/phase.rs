@@ -9,8 +9,18 @@ use crate::api::{PersonaTopologySpec, Phase, Thresholds};
 pub struct Previous {
     /// The phase.
     pub phase: Phase,
-    /// Since when the number of personas is low enough to go back.
-    pub below_since: Option<Timestamp>,
+    /// That the number of personas is low enough to go back.
+    pub below: Option<Below>,
+}
+
+/// A number of personas that is low enough to go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Below {
+    /// Since when.
+    pub since: Timestamp,
+    /// The highest phase that any number since then has asked for: a dip does not go further back than
+    /// the number has stayed.
+    pub phase: Phase,
 }
 
 /// The phase, and what has to be remembered and waited for.
@@ -18,8 +28,8 @@ pub struct Previous {
 pub struct PhaseDecision {
     /// The phase that is wanted now.
     pub phase: Phase,
-    /// To be handed back as [`Previous::below_since`].
-    pub below_since: Option<Timestamp>,
+    /// To be handed back as [`Previous::below`].
+    pub below: Option<Below>,
     /// When to decide again, though nothing else changes.
     pub again_at: Option<Timestamp>,
     /// The decision in words, with the numbers it came from.
@@ -38,7 +48,7 @@ pub fn phase(
 ) -> PhaseDecision {
     let stay = |phase, reason| PhaseDecision {
         phase,
-        below_since: None,
+        below: None,
         again_at: None,
         reason,
     };
@@ -57,22 +67,37 @@ pub fn phase(
     if lower >= previous.phase {
         return stay(previous.phase, numbers);
     }
-    let since = previous.below_since.unwrap_or(now);
-    let due = since
-        .checked_add(spec.stabilization.as_duration())
-        .unwrap_or(Timestamp::MAX);
-    if now >= due {
-        return stay(lower, format!("{numbers}, for {}", spec.stabilization));
-    }
-    PhaseDecision {
-        phase: previous.phase,
-        below_since: Some(since),
-        again_at: Some(due),
+    let due = |since: Timestamp| {
+        let due = since.checked_add(spec.stabilization.as_duration());
+        due.unwrap_or(Timestamp::MAX)
+    };
+    let wait = |phase, below: Below, reason| PhaseDecision {
+        phase,
+        again_at: Some(due(below.since)),
         reason: format!(
-            "{numbers}: back to {} if it stays so until {due}",
-            lower.as_str()
+            "{reason}: back to {} if it stays so until {}",
+            below.phase.as_str(),
+            due(below.since)
         ),
+        below: Some(below),
+    };
+    let known = previous.below.filter(|below| below.phase < previous.phase);
+    let below = Below {
+        since: known.map_or(now, |below| below.since),
+        phase: known.map_or(lower, |below| below.phase.max(lower)),
+    };
+    if now < due(below.since) {
+        return wait(previous.phase, below, numbers);
     }
+    let reason = format!("{numbers}, for {}", spec.stabilization);
+    if below.phase > lower {
+        let further = Below {
+            since: now,
+            phase: lower,
+        };
+        return wait(below.phase, further, reason);
+    }
+    stay(lower, reason)
 }
 
 /// The phase by thresholds that are `slack` lower.
@@ -118,7 +143,14 @@ mod tests {
     fn after(decision: &PhaseDecision) -> Option<Previous> {
         Some(Previous {
             phase: decision.phase,
-            below_since: decision.below_since,
+            below: decision.below,
+        })
+    }
+
+    fn since(second: i64, phase: Phase) -> Option<Below> {
+        Some(Below {
+            since: at(second),
+            phase,
         })
     }
 
@@ -149,48 +181,84 @@ mod tests {
             0,
             Some(Previous {
                 phase: Phase::PerPersona,
-                below_since: None,
+                below: None,
             }),
             &auto(),
         );
         assert_eq!(up.phase, Phase::Generic);
         let near = phase(at(1), 9, 0, after(&up), &auto());
         assert_eq!(
-            (near.phase, near.below_since),
+            (near.phase, near.below),
             (Phase::Generic, None),
             "within the hysteresis"
         );
         let low = phase(at(2), 8, 0, after(&near), &auto());
-        assert_eq!((low.phase, low.below_since), (Phase::Generic, Some(at(2))));
+        assert_eq!(
+            (low.phase, low.below),
+            (Phase::Generic, since(2, Phase::PerPersona))
+        );
         assert_eq!(low.again_at, Some(at(32)));
         let still = phase(at(31), 8, 0, after(&low), &auto());
         assert_eq!(still.phase, Phase::Generic);
         let down = phase(at(32), 8, 0, after(&still), &auto());
-        assert_eq!((down.phase, down.below_since), (Phase::PerPersona, None));
+        assert_eq!((down.phase, down.below), (Phase::PerPersona, None));
     }
 
     #[test]
     fn a_number_that_rises_again_starts_the_wait_anew() {
         let start = Some(Previous {
             phase: Phase::Generic,
-            below_since: Some(at(0)),
+            below: since(0, Phase::PerPersona),
         });
         let risen = phase(at(29), 9, 0, start, &auto());
-        assert_eq!(risen.below_since, None);
+        assert_eq!(risen.below, None);
         let low = phase(at(40), 8, 0, after(&risen), &auto());
-        assert_eq!((low.phase, low.below_since), (Phase::Generic, Some(at(40))));
+        assert_eq!(
+            (low.phase, low.below),
+            (Phase::Generic, since(40, Phase::PerPersona))
+        );
+    }
+
+    /// Decides for one number of personas after the other, each at its second.
+    fn run(from: Phase, adapters: u32, steps: &[(i64, u32)]) -> Vec<Phase> {
+        let mut previous = Some(Previous {
+            phase: from,
+            below: None,
+        });
+        let mut phases = Vec::new();
+        for (second, personas) in steps {
+            let decision = phase(at(*second), *personas, adapters, previous, &auto());
+            previous = after(&decision);
+            phases.push(decision.phase);
+        }
+        phases
+    }
+
+    #[test]
+    fn a_dip_below_two_thresholds_goes_no_further_back_than_the_number_has_stayed() {
+        use Phase::{Generic, Hybrid, PerPersona, Specialized};
+        let dips = run(Hybrid, 0, &[(0, 45), (29, 5), (30, 5), (31, 45), (61, 45)]);
+        assert_eq!(dips, [Hybrid, Hybrid, Generic, Generic, Generic]);
+        let rises = run(Hybrid, 0, &[(0, 5), (1, 45), (30, 45)]);
+        assert_eq!(rises, [Hybrid, Hybrid, Generic]);
+        let stays = run(Hybrid, 0, &[(0, 45), (29, 5), (30, 5), (59, 5), (60, 5)]);
+        assert_eq!(stays, [Hybrid, Hybrid, Generic, Generic, PerPersona]);
+        let low_all_the_time = run(Hybrid, 0, &[(0, 5), (30, 5)]);
+        assert_eq!(low_all_the_time, [Hybrid, PerPersona]);
+        let adapters_gone = run(Specialized, 0, &[(0, 200), (29, 5), (30, 5)]);
+        assert_eq!(adapters_gone, [Specialized, Specialized, Hybrid]);
     }
 
     #[test]
     fn the_last_adapter_ends_specialized_only_after_the_stabilization() {
         let before = Some(Previous {
             phase: Phase::Specialized,
-            below_since: None,
+            below: None,
         });
         let low = phase(at(0), 200, 0, before, &auto());
         assert_eq!(
-            (low.phase, low.below_since),
-            (Phase::Specialized, Some(at(0)))
+            (low.phase, low.below),
+            (Phase::Specialized, since(0, Phase::Hybrid))
         );
         assert_eq!(
             phase(at(30), 200, 0, after(&low), &auto()).phase,
@@ -228,7 +296,7 @@ mod tests {
         fn settles_on_the_phase_of_a_constant_number(
             personas in 0u32..300, adapters in 0u32..2, from in 0usize..4
         ) {
-            let start = Some(Previous { phase: Phase::ALL[from], below_since: None });
+            let start = Some(Previous { phase: Phase::ALL[from], below: None });
             let first = phase(at(0), personas, adapters, start, &auto());
             let settled = phase(at(30), personas, adapters, after(&first), &auto());
             let again = phase(at(90), personas, adapters, after(&settled), &auto());

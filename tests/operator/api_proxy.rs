@@ -1,5 +1,5 @@
 //! A proxy before the API server that cuts the controller off at a write: everything that it wrote
-//! before has happened, nothing after does.
+//! before has happened, nothing after does. Or one that lets something else happen first.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{self, Request};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::future::BoxFuture;
 use kube::Client;
 use serde_json::json;
 use tempfile::TempDir;
@@ -21,6 +22,9 @@ use crate::fuse::{Cut, Fuse, State};
 pub const API: &str = "the API server";
 /// Largest object that is passed on.
 const LARGEST: usize = 4 << 20;
+
+/// What happens before a request of the controller reaches the API server, by its method and path.
+pub type Before = Arc<dyn Fn(&Method, &str) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A proxy to the API server.
 pub struct ApiProxy {
@@ -34,7 +38,25 @@ struct Shared {
 }
 
 impl ApiProxy {
+    /// Passes requests on until the fuse blows.
     pub async fn start(client: Client, fuse: Arc<Fuse>) -> Result<Self> {
+        let shared = Arc::new(Shared { client, fuse });
+        Self::serve(Router::new().fallback(pass).with_state(shared)).await
+    }
+
+    /// Passes each request on after this.
+    pub async fn after(client: Client, before: Before) -> Result<Self> {
+        let pass = move |request: Request| {
+            let (client, before) = (client.clone(), before.clone());
+            async move {
+                before(request.method(), request.uri().path()).await;
+                forward(&client, request).await
+            }
+        };
+        Self::serve(Router::new().fallback(pass)).await
+    }
+
+    async fn serve(app: Router) -> Result<Self> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let config = json!({
             "apiVersion": "v1",
@@ -46,8 +68,6 @@ impl ApiProxy {
         });
         let files = tempfile::tempdir()?;
         std::fs::write(files.path().join("kubeconfig"), config.to_string())?;
-        let shared = Arc::new(Shared { client, fuse });
-        let app = Router::new().fallback(pass).with_state(shared);
         let server = tokio::spawn(async move {
             axum::serve(listener, app).await.ok();
         });

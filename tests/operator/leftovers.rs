@@ -13,7 +13,7 @@ use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use persona_operator::queue::task::OutcomeKind;
 use serde_json::json;
 
-use crate::harness::{Operator, PATIENCE, topology};
+use crate::harness::{Operator, PATIENCE, reason, topology};
 use crate::upstream::{Upstream, says};
 
 async fn route(
@@ -149,6 +149,78 @@ async fn a_queue_that_has_seen_a_newer_epoch_is_overtaken_and_not_obeyed() -> Re
     assert_eq!(operator.answer("helper").await?, "Hi");
     let asked = model.received().pop().context("nothing was asked")?.body;
     assert_eq!(asked["messages"][0]["content"], "Be brief.");
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_queue_that_has_seen_a_newer_generation_is_overtaken_too() -> Result<()> {
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("restored").await?;
+    operator
+        .persona("helper", &model.base_url(), json!({}))
+        .await?;
+    let mut newer = operator.ready::<Persona>("helper").await?.context("gone")?;
+    let epoch = topology(&operator).await?.status.context("none")?.epoch;
+    // As from a persona that was edited often before a backup was restored.
+    newer.metadata.generation = Some(1000);
+    let queue = operator.queue()?;
+    let uid = newer.uid().context("no uid")?;
+    let epoch = u64::try_from(epoch)?;
+    route(&queue, &newer, ("helper", &uid), Target::Unchanged, epoch).await?;
+
+    let said = json!({"instructions": "Be brief."});
+    let changed = operator.patch::<Persona>("helper", said).await?;
+    let observed = move |p: Option<&Persona>| {
+        let status = p.and_then(|p| p.status.as_ref());
+        status.is_some_and(|s| s.observed_generation == changed.metadata.generation)
+    };
+    operator.until("helper", "published", observed).await?;
+    assert_eq!(operator.answer("helper").await?, "Hi");
+    let asked = model.received().pop().context("nothing was asked")?.body;
+    assert_eq!(asked["messages"][0]["content"], "Be brief.");
+    // A controller that begins has to publish it once more, and the namespace with it.
+    operator.controller.kill().await?;
+    operator.controller.restart().await?;
+    operator.controller.ready().await?;
+    let said = json!({"instructions": "Be kind."});
+    operator.patch::<Persona>("helper", said).await?;
+    until("the change is published", async || {
+        operator.answer("helper").await?;
+        let asked = model.received().pop().context("nothing was asked")?.body;
+        Ok(asked["messages"][0]["content"] == "Be kind.")
+    })
+    .await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn who_was_taken_out_of_the_queue_says_so_and_is_back_when_it_is_made_again() -> Result<()> {
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("taken-out").await?;
+    operator
+        .persona("helper", &model.base_url(), json!({}))
+        .await?;
+    let helper = operator.ready::<Persona>("helper").await?.context("gone")?;
+    let uid = helper.uid().context("no uid")?;
+    let queue = operator.queue()?;
+    queue.remove("helper", &uid, "a mistake").await?;
+    // The next call finds it out.
+    let said = json!({"instructions": "Be brief."});
+    operator.patch::<Persona>("helper", said).await?;
+    let told = |p: Option<&Persona>| {
+        let says = |type_| p.and_then(|p| reason(p, type_));
+        ["Ready", "Routed"]
+            .iter()
+            .all(|type_| says(type_).as_deref() == Some("Removed"))
+    };
+    operator.until("helper", "told", told).await?;
+    let personas = operator.all::<Persona>();
+    personas.delete("helper", &DeleteParams::default()).await?;
+    operator
+        .persona("helper", &model.base_url(), json!({}))
+        .await?;
+    operator.ready::<Persona>("helper").await?;
+    assert_eq!(operator.answer("helper").await?, "Hi");
     operator.stop().await
 }
 

@@ -25,6 +25,7 @@ mod personas;
 mod pools;
 mod quarantine;
 mod queue_proxy;
+mod races;
 mod recycling;
 mod refusals;
 mod scale_ins;

@@ -1,5 +1,5 @@
 //! What happens in the middle of a move: a pool that cannot come up, somebody new, somebody who goes,
-//! thresholds that change, and turning back.
+//! thresholds that change, turning back, and a queue that loses its data.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams};
@@ -7,7 +7,7 @@ use persona_operator::api::{Persona, PersonaTopology, Phase, WorkerPool};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Operator, condition, reason};
+use crate::harness::{Operator, PATIENCE, condition, reason};
 use crate::upstream::{Upstream, says};
 
 /// Above so many personas Hybrid begins; below, all share one pool.
@@ -152,5 +152,53 @@ async fn who_comes_goes_waits_or_turns_back_in_the_middle_of_a_move_is_served_al
     let answered = a0? + b0? + 1;
     assert!(answered > 20, "{answered}");
     assert_eq!(model.counts().requests, answered, "each was answered once");
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn who_waits_for_a_pool_when_the_queue_loses_its_data_stays_served_where_it_was() -> Result<()>
+{
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("midflush").await?;
+    operator.share(json!({"mode": "PerPersona"})).await?;
+    // Somebody's pool is in the way of the one that it is to move to.
+    let theirs = json!({"minReplicas": 0});
+    operator.pool("generic-api-80e4c060", theirs).await?;
+    operator
+        .persona("helper", &model.base_url(), json!({}))
+        .await?;
+    let own = home(&operator, "helper", Phase::PerPersona).await?;
+    let uid = operator.all::<WorkerPool>().get(&own).await?.metadata.uid;
+    let mode = json!({"mode": "Generic"});
+    operator.patch::<PersonaTopology>("default", mode).await?;
+    let held = |p: Option<&Persona>| {
+        p.and_then(|p| reason(p, "Routed")).as_deref() == Some("PoolNameTaken")
+    };
+    operator.until("helper", "held back", held).await?;
+    let queue = operator.queue()?;
+    for _ in 0..3 {
+        operator.flush().await?;
+        let registered = async {
+            loop {
+                // Until the functions are loaded again there is no answer.
+                if let Ok(Some(known)) = queue.registration("helper").await {
+                    return known;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        let known = tokio::time::timeout(PATIENCE, registered).await?;
+        assert_eq!(known.pool.as_ref(), Some(&own));
+        let complete = async {
+            while queue.epoch().await?.is_none() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, complete).await??;
+        ensure!(operator.answer("helper").await? == "Hi");
+    }
+    let found = operator.all::<WorkerPool>().get(&own).await?;
+    assert_eq!(found.metadata.uid, uid, "it was retired");
     operator.stop().await
 }

@@ -1,4 +1,5 @@
-//! A validating webhook that refuses all pods of one namespace, as policy engines do.
+//! A validating webhook that refuses all pods of one namespace, or the deletion of one pool, as policy
+//! engines do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// The webhook, and its registration with the API server.
 pub struct Webhook {
-    /// Pods that were refused.
+    /// Requests that were refused.
     refused: Arc<AtomicUsize>,
     server: JoinHandle<()>,
     configurations: Api<ValidatingWebhookConfiguration>,
@@ -31,6 +32,33 @@ pub struct Webhook {
 impl Webhook {
     /// Refuses all pods of `namespace` from now on, with these words.
     pub async fn refuse(client: &Client, namespace: &str, words: &'static str) -> Result<Self> {
+        let pods = json!({
+            "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
+        });
+        Self::start(client, namespace, words, pods, "true").await
+    }
+
+    /// Refuses to delete this pool of `namespace` from now on, with these words.
+    pub async fn protect(
+        client: &Client,
+        (namespace, pool): (&str, &str),
+        words: &'static str,
+    ) -> Result<Self> {
+        let pools = json!({
+            "apiGroups": ["persona.dev"], "apiVersions": ["*"], "resources": ["workerpools"],
+            "operations": ["DELETE"],
+        });
+        let this = format!("request.name == '{pool}'");
+        Self::start(client, namespace, words, pools, &this).await
+    }
+
+    async fn start(
+        client: &Client,
+        namespace: &str,
+        words: &'static str,
+        rule: Value,
+        condition: &str,
+    ) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let authority = Authority::create(files.path())?;
         let identity = authority.server("webhook", "webhook", &["127.0.0.1".to_owned()])?;
@@ -60,10 +88,8 @@ impl Webhook {
                 "name": "refuses.persona.test",
                 "clientConfig": {"url": url, "caBundle": k8s_openapi::ByteString(
                     authority.ca().cert_pem.clone().into_bytes())},
-                "rules": [{
-                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"],
-                    "operations": ["CREATE"],
-                }],
+                "rules": [rule],
+                "matchConditions": [{"name": "these", "expression": condition}],
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                 "sideEffects": "None",
                 "admissionReviewVersions": ["v1"],
@@ -82,7 +108,7 @@ impl Webhook {
         })
     }
 
-    /// Pods that were refused.
+    /// Requests that were refused.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }

@@ -6,6 +6,7 @@ use kube::{Api, ResourceExt};
 
 use super::adapter;
 use super::plan::{Intent, Observed, Plan, known};
+use super::status::Refusal;
 use crate::api::Persona;
 use crate::api::runtime::{PersonaConfig, lane};
 use crate::controller::routes::Published;
@@ -23,8 +24,10 @@ const LATER: Duration = Duration::from_secs(30);
 pub enum Applied {
     /// The queue has what it shall have.
     Done,
-    /// The queue refused what has been overtaken by events: to be planned anew.
+    /// It has been overtaken by events: to be planned anew after this time.
     Again(Duration),
+    /// The queue refused: to be planned anew after this time.
+    Refused(Refusal, Duration),
 }
 
 /// Carries the plan out.
@@ -47,14 +50,31 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
         return Ok(Applied::Done);
     };
     let queue = cx.queue.namespace(&namespace)?;
-    let mut answer = call(&queue, persona, intent, plan.epoch).await?;
+    let generation = generation(persona);
+    let mut answer = call(&queue, persona, intent, plan.epoch, generation).await?;
     if let RouteAnswer::OtherUid { current } = &answer {
         if !is_alive(cx, persona).await? {
             // The cache is behind; its next event brings the persona that there is.
             return Ok(Applied::Again(SOON));
         }
         queue.remove(&name, current, super::sweep::REASON).await?;
-        answer = call(&queue, persona, intent, plan.epoch).await?;
+        answer = call(&queue, persona, intent, plan.epoch, generation).await?;
+    }
+    if let RouteAnswer::StaleGeneration { current } = answer {
+        if !is_newest(cx, persona).await? {
+            cx.routes.forget(&namespace, &name);
+            return Ok(Applied::Again(SOON));
+        }
+        // The API server was restored from a copy, and counts anew what the queue has counted further.
+        tracing::warn!(
+            namespace,
+            persona = name,
+            generation,
+            current,
+            "the queue has a newer generation than the API server: overtaking it"
+        );
+        let beyond = current.saturating_add(1);
+        answer = call(&queue, persona, intent, plan.epoch, beyond).await?;
     }
     match answer {
         RouteAnswer::Routed { from, pool, queued } => {
@@ -73,7 +93,7 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
             }
             let published = Published {
                 uid: persona.uid().unwrap_or_default(),
-                generation: persona.metadata.generation.unwrap_or_default(),
+                generation,
                 pool,
                 epoch: plan.epoch,
             };
@@ -90,31 +110,23 @@ pub async fn apply(cx: &Context, observed: &Observed<'_>, plan: &Plan) -> Result
             // An earlier leader's, whose topology was deleted or restored from a copy since.
             cx.routes.overtaken(&namespace, current);
             cx.bells.topology(&namespace).await;
-            Ok(Applied::Again(SOON))
+            Ok(Applied::Refused(Refusal::StaleEpoch, SOON))
         }
         RouteAnswer::ClosedPool => {
             // It was retired a moment ago, or is not open yet.
             cx.routes.forget(&namespace, &name);
-            Ok(Applied::Again(SOON))
+            Ok(Applied::Refused(Refusal::ClosedPool, SOON))
         }
-        RouteAnswer::OtherUid { .. } => Ok(Applied::Again(SOON)),
-        RouteAnswer::StaleGeneration { current } => {
-            tracing::warn!(
-                namespace,
-                persona = name,
-                current,
-                "the queue has a newer generation of this persona"
-            );
-            cx.routes.forget(&namespace, &name);
-            Ok(Applied::Again(SOON))
-        }
+        RouteAnswer::OtherUid { .. } => Ok(Applied::Refused(Refusal::OtherUid, SOON)),
+        // Somebody else has just overtaken it too.
+        RouteAnswer::StaleGeneration { .. } => Ok(Applied::Again(SOON)),
         RouteAnswer::Removed => {
             tracing::warn!(
                 namespace,
                 persona = name,
                 "was taken out of the queue as deleted, and comes back there in some minutes at the latest"
             );
-            Ok(Applied::Again(LATER))
+            Ok(Applied::Refused(Refusal::Removed, LATER))
         }
     }
 }
@@ -124,7 +136,12 @@ async fn call(
     persona: &Persona,
     intent: &Intent,
     epoch: u64,
+    generation: i64,
 ) -> Result<RouteAnswer, Error> {
+    let config = PersonaConfig {
+        generation,
+        ..PersonaConfig::of(persona)
+    };
     let route = Route {
         persona: &persona.name_any(),
         uid: &persona.uid().unwrap_or_default(),
@@ -135,12 +152,27 @@ async fn call(
         },
         lane: &lane(persona),
         epoch,
-        config: &PersonaConfig::of(persona),
+        config: &config,
         limits: &persona.spec.queue,
         suspended: persona.spec.suspend,
         needs: &adapter::needs(persona),
     };
     Ok(queue.route(&route).await?)
+}
+
+fn generation(persona: &Persona) -> i64 {
+    persona.metadata.generation.unwrap_or_default()
+}
+
+/// Whether the API server has no newer generation of this very persona than the cache.
+async fn is_newest(cx: &Context, persona: &Persona) -> Result<bool, Error> {
+    let namespace = persona.namespace().unwrap_or_default();
+    let personas: Api<Persona> = Api::namespaced(cx.client.clone(), &namespace);
+    let found = personas.get_opt(&persona.name_any()).await?;
+    Ok(found.is_some_and(|found| {
+        found.metadata.uid == persona.metadata.uid
+            && found.metadata.generation == persona.metadata.generation
+    }))
 }
 
 /// Whether this very persona exists, by the API server's word.

@@ -42,8 +42,9 @@ const FIELD_MANAGER: &str = "persona-operator-persona";
 /// When to try again while the queue cannot be used.
 const NO_QUEUE: Duration = Duration::from_secs(5);
 /// Reasons that people should do something about.
-const TROUBLES: [&str; 5] = [
+const TROUBLES: [&str; 6] = [
     "Quarantined",
+    "Removed",
     "WaitingForCredential",
     "PoolNotFound",
     "PoolNameTaken",
@@ -76,6 +77,11 @@ async fn visit(cx: &Context, persona: Arc<Persona>) -> Result<Action, Error> {
     match apply::apply(cx, &observed, &plan).await {
         Ok(Applied::Done) => {}
         Ok(Applied::Again(pause)) => return Ok(Action::requeue(pause)),
+        Ok(Applied::Refused(refusal, pause)) => {
+            let after = status(now(), &observed, &plan, Outcome::Refused(refusal));
+            write(cx, &persona, &after).await?;
+            return Ok(Action::requeue(pause));
+        }
         Err(error) => return no_answer(cx, &seen, error).await,
     }
     let after = status(now(), &observed, &plan, Outcome::Accepted);

@@ -103,7 +103,9 @@ impl PoolView<'_> {
         if self.is_leaving() || !(up || self.is_ready()) {
             return false;
         }
-        self.is_asleep() || self.holds(lane).unwrap_or(true)
+        // A queue that has lost its data knows no worker until each has sent its next heartbeat.
+        let unheard = up && !self.has_workers();
+        self.is_asleep() || unheard || self.holds(lane).unwrap_or(true)
     }
 
     /// Workers are there, and none of them holds what this persona needs.
@@ -254,6 +256,9 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     };
     plan.keeps = intent == Intent::Stay && keeps_what_it_has(observed, home.as_ref(), &lane);
     if let (Intent::Stay, Some(pool)) = (&intent, lost_place(observed, home.as_ref(), &lane)) {
+        if home.as_ref().and_then(Home::pool) == Some(&pool) {
+            plan.wait = trouble(observed, &lane, &pool);
+        }
         intent = Intent::Enter(pool);
     }
     if !plan.keeps && !has_all(observed, &intent, epoch) {

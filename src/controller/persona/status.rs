@@ -16,6 +16,46 @@ pub enum Outcome {
     Accepted,
     /// The queue gave no answer, for this reason.
     Unreachable(&'static str),
+    /// The queue refused it, and keeps what it had.
+    Refused(Refusal),
+}
+
+/// Why the queue refused a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The pool is not open.
+    ClosedPool,
+    /// Another topology has spoken since.
+    StaleEpoch,
+    /// A persona that had its name is still there.
+    OtherUid,
+    /// It was taken out as deleted, and is kept out for a while.
+    Removed,
+}
+
+impl Refusal {
+    /// Reason and sentence.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ClosedPool => (
+                "WaitingForPool",
+                "its pool is not open in the queue: it was retired a moment ago, or is about to open",
+            ),
+            Self::StaleEpoch => (
+                "WaitingForTopology",
+                "the queue was told of a newer epoch than the PersonaTopology's, which overtakes it now",
+            ),
+            Self::OtherUid => (
+                "Replacing",
+                "the requests of a deleted persona of its name are ended first",
+            ),
+            Self::Removed => (
+                "Removed",
+                "it was taken out of the queue as deleted: its requests are refused, and it comes back ten \
+                 minutes after that at the latest; to have it back at once delete it and make it again",
+            ),
+        }
+    }
 }
 
 /// The status, whole.
@@ -32,7 +72,7 @@ pub fn status(
         (Some(Intent::Enter(pool)), Outcome::Accepted) => Some(pool.clone()),
         (Some(Intent::Leave), Outcome::Accepted) => None,
         (_, Outcome::Accepted) => known(observed).and_then(|known| known.pool.clone()),
-        (_, Outcome::Unreachable(_)) => before.pool.clone(),
+        (_, Outcome::Unreachable(_) | Outcome::Refused(_)) => before.pool.clone(),
     };
     let phase = match &home {
         Some(Home::Own { pool: own }) if pool.as_ref() == Some(own) => None,
@@ -84,6 +124,9 @@ impl Standing<'_> {
                 "spec.suspend is true: requests are refused, those that wait stay in the queue";
             return Verdict::no(READY, "Suspended", message);
         }
+        if let Outcome::Refused(refusal) = self.outcome {
+            return self.refused(refusal);
+        }
         if let Some(verdict) = self.quarantined() {
             return verdict;
         }
@@ -112,6 +155,20 @@ impl Standing<'_> {
         }
     }
 
+    /// Who is in the queue is served as before.
+    fn refused(&self, refusal: Refusal) -> Verdict {
+        let (reason, message) = refusal.words();
+        let is_there = refusal != Refusal::Removed && known(self.observed).is_some();
+        let lane = runtime::lane(self.observed.persona);
+        match (self.pool, self.observed.present) {
+            (Some(at), Some(present)) if is_there && present.serves(&lane) => {
+                let message = format!("served by WorkerPool {at} as before: {message}");
+                Verdict::yes(READY, "Moving", message)
+            }
+            _ => Verdict::no(READY, reason, message),
+        }
+    }
+
     /// Its requests take workers along; until then none of them runs.
     fn quarantined(&self) -> Option<Verdict> {
         let until = i64::try_from(self.observed.live.quarantined_until_ms?).ok()?;
@@ -129,6 +186,10 @@ impl Standing<'_> {
     fn routed(&self) -> Verdict {
         if let Some(verdict) = self.unknown(ROUTED) {
             return verdict;
+        }
+        if let Outcome::Refused(refusal) = self.outcome {
+            let (reason, message) = refusal.words();
+            return Verdict::no(ROUTED, reason, message);
         }
         match (self.home.and_then(Home::pool), self.pool) {
             (Some(home), Some(pool)) if home == pool && !self.plan.keeps => Verdict::yes(
@@ -152,7 +213,7 @@ impl Standing<'_> {
             return Some(Verdict::unknown(type_, "Paused", message));
         }
         match self.outcome {
-            Outcome::Accepted => None,
+            Outcome::Accepted | Outcome::Refused(_) => None,
             Outcome::Unreachable(why) => {
                 let message =
                     format!("the queue gave no answer ({why}): tried again until it does");

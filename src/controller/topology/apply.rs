@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
 use super::FIELD_MANAGER;
@@ -91,15 +91,56 @@ async fn apply_one(
         }
         pool.metadata.uid = found.metadata.uid;
     }
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let is_new = pool.metadata.uid.is_none();
+    let mut params = PatchParams::apply(FIELD_MANAGER);
+    // Where there was none there is nothing to overwrite: what somebody has made since is a conflict.
+    params.force = !is_new;
     let written = api.patch(&name, &params, &Patch::Apply(&pool)).await?;
+    if is_new && has_other_maker(&written) {
+        return give_back(api, &written).await;
+    }
     cx.stores.written_pools.wrote(written);
     Ok(())
 }
 
+/// Whether somebody else has set fields of its spec or metadata: then it is theirs. Statuses are
+/// written by others in any case.
+fn has_other_maker(pool: &WorkerPool) -> bool {
+    let entries = pool.metadata.managed_fields.iter().flatten();
+    let mut makers = entries.filter(|entry| entry.subresource.is_none());
+    makers.any(|entry| entry.manager.as_deref() != Some(FIELD_MANAGER))
+}
+
+/// Takes back all that was applied to a pool which somebody else made at the same moment. Nothing was
+/// forced, so that all that they set is still theirs.
+async fn give_back(api: &Api<WorkerPool>, pool: &WorkerPool) -> Result<(), kube::Error> {
+    let name = pool.name_any();
+    let nothing = json!({
+        "apiVersion": WorkerPool::api_version(&()),
+        "kind": WorkerPool::kind(&()),
+        "metadata": {"name": name, "uid": pool.uid()},
+    });
+    let params = PatchParams::apply(FIELD_MANAGER);
+    api.patch(&name, &params, &Patch::Apply(&nothing)).await?;
+    tracing::info!(
+        pool = name,
+        "somebody else has just made a pool of that name"
+    );
+    Ok(())
+}
+
+/// What became of pools that nobody needs.
+#[derive(Debug, Default)]
+pub struct Retirement {
+    /// How many could not be closed or deleted yet.
+    pub busy: usize,
+    /// For each of the others by name: none if it is gone, else the words of who refused.
+    pub answers: Vec<(String, Option<String>)>,
+}
+
 /// Closes pools in the queue and deletes those that could be closed: nobody can be routed there any
 /// more, also by a route of an epoch before this that is still on its way. Their pods go with them, and
-/// finish what they are at. Answers how many could not be closed.
+/// finish what they are at. A refusal of one does not keep the others.
 ///
 /// # Errors
 /// The queue or the API server gave no answer.
@@ -108,38 +149,43 @@ pub async fn retire(
     namespace: &str,
     pools: &[Retired],
     epoch: u64,
-) -> Result<usize, Error> {
+) -> Result<Retirement, Error> {
+    let mut retirement = Retirement::default();
     if pools.is_empty() || cx.contact.usable().is_err() {
-        return Ok(pools.len());
+        retirement.busy = pools.len();
+        return Ok(retirement);
     }
-    let queue = cx.queue.namespace(namespace)?;
-    let api: Api<WorkerPool> = Api::namespaced(cx.client.clone(), namespace);
-    let mut busy = 0;
     for retired in pools {
-        match queue.close(&retired.name, epoch).await? {
-            CloseAnswer::Closed => busy += usize::from(!delete(&api, retired).await?),
-            CloseAnswer::Busy {
-                members,
-                queued,
-                running,
-            } => {
-                tracing::debug!(
-                    namespace,
-                    pool = retired.name,
-                    members,
-                    queued,
-                    running,
-                    "a pool is not empty yet"
-                );
-                busy += 1;
-            }
+        let name = retired.name.clone();
+        match retire_one(cx, namespace, retired, epoch).await {
+            Ok(true) => retirement.answers.push((name, None)),
+            Ok(false) => retirement.busy += 1,
+            Err(error) => retirement.answers.push((name, Some(refusal(error)?))),
         }
     }
-    Ok(busy)
+    Ok(retirement)
 }
 
-/// Deletes the pool exactly as it is now; false if somebody changed it meanwhile.
-async fn delete(api: &Api<WorkerPool>, retired: &Retired) -> Result<bool, Error> {
+/// The words of a refusal that is about this one pool; hands any other error back.
+fn refusal(error: Error) -> Result<String, Error> {
+    match error {
+        Error::Kube(kube::Error::Api(status)) if (400..500).contains(&status.code) => {
+            Ok(status.message.clone())
+        }
+        Error::Queue(error) if !error.is_of_all() => Ok(error.to_string()),
+        error => Err(error),
+    }
+}
+
+/// Looks at the pool, closes it, and deletes it as it was when looked at: who has wanted or opened it
+/// since must not find it gone. False while somebody is there, or if it was changed meanwhile.
+async fn retire_one(
+    cx: &Context,
+    namespace: &str,
+    retired: &Retired,
+    epoch: u64,
+) -> Result<bool, Error> {
+    let api: Api<WorkerPool> = Api::namespaced(cx.client.clone(), namespace);
     let Some(found) = api.get_opt(&retired.name).await? else {
         return Ok(true);
     };
@@ -147,16 +193,42 @@ async fn delete(api: &Api<WorkerPool>, retired: &Retired) -> Result<bool, Error>
     if !same || !of_topology(&found.metadata) || is_paused(&found) {
         return Ok(true);
     }
+    if found.metadata.generation != retired.generation {
+        return Ok(false);
+    }
+    let queue = cx.queue.namespace(namespace)?;
+    if let CloseAnswer::Busy {
+        members,
+        queued,
+        running,
+    } = queue.close(&retired.name, epoch).await?
+    {
+        tracing::debug!(
+            namespace,
+            pool = retired.name,
+            members,
+            queued,
+            running,
+            "a pool is not empty yet"
+        );
+        return Ok(false);
+    }
+    delete(&api, found).await
+}
+
+/// Deletes the pool exactly as it is here; false if somebody has changed it since.
+async fn delete(api: &Api<WorkerPool>, pool: WorkerPool) -> Result<bool, Error> {
+    let name = pool.name_any();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
-            uid: found.metadata.uid,
-            resource_version: found.metadata.resource_version,
+            uid: pool.metadata.uid,
+            resource_version: pool.metadata.resource_version,
         }),
         ..DeleteParams::background()
     };
-    match api.delete(&retired.name, &params).await {
+    match api.delete(&name, &params).await {
         Ok(_) => {
-            tracing::info!(pool = retired.name, "a pool that nobody needs was deleted");
+            tracing::info!(pool = name, "a pool that nobody needs was deleted");
             Ok(true)
         }
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(true),
@@ -179,12 +251,15 @@ pub async fn tidy(cx: &Context, namespace: &str) -> Result<(), Error> {
         .stores
         .pools_of(namespace)
         .filter(|pool| of_topology(&pool.metadata) && !is_paused(&**pool))
-        .map(|pool| Retired {
-            name: pool.name_any(),
-            uid: pool.uid().unwrap_or_default(),
-        })
+        .map(|pool| Retired::of(&pool))
         .collect();
-    retire(cx, namespace, &left, 0).await?;
+    let retirement = retire(cx, namespace, &left, 0).await?;
+    for (pool, words) in retirement.answers {
+        // There is no topology that could say so.
+        if let Some(words) = words {
+            tracing::warn!(namespace, pool, words, "a pool could not be taken away");
+        }
+    }
     Ok(())
 }
 

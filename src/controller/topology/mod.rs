@@ -51,7 +51,7 @@ const PROGRESS: Duration = Duration::from_millis(250);
 /// What is remembered of a topology between two visits; a new process begins without.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Pools whose last write the API server refused, with its words.
+    /// Pools that were refused when they were last written or taken away, with the words of who did.
     refusals: BTreeMap<String, String>,
     /// When the status was last written.
     written: Option<Timestamp>,
@@ -106,9 +106,17 @@ async fn visit(cx: &Context, topology: Arc<PersonaTopology>) -> Result<Action, E
         None => {}
     }
 
-    let tried = apply::apply(cx, &namespace, plan.apply).await?;
+    let mut tried = apply::apply(cx, &namespace, plan.apply).await?;
+    let epoch = u64::try_from(plan.status.epoch).unwrap_or_default();
+    let retirement = apply::retire(cx, &namespace, &plan.retire, epoch).await;
+    if let Ok(retirement) = &retirement {
+        tried.extend(retirement.answers.iter().cloned());
+    }
     let mut refused = refusals.clone();
-    refused.retain(|name, _| plan.status.pools.iter().any(|pool| pool.name == *name));
+    refused.retain(|name, _| {
+        let wanted = plan.status.pools.iter().any(|pool| pool.name == *name);
+        wanted || plan.retire.iter().any(|retired| retired.name == *name)
+    });
     for (name, words) in tried {
         match words {
             None => drop(refused.remove(&name)),
@@ -123,8 +131,7 @@ async fn visit(cx: &Context, topology: Arc<PersonaTopology>) -> Result<Action, E
         memory(cx).entry(namespace.clone()).or_default().refusals = refused;
     }
 
-    let epoch = u64::try_from(plan.status.epoch).unwrap_or_default();
-    if apply::retire(cx, &namespace, &plan.retire, epoch).await? > 0 {
+    if retirement?.busy > 0 {
         waits.push(BUSY);
     }
     let wait = waits.into_iter().min().unwrap_or(AT_LEAST);

@@ -29,7 +29,7 @@ pub struct Observed<'a> {
     pub seen_epoch: Option<u64>,
     /// What is said of the queue's server; none where it was not asked, which changes nothing.
     pub queue: Option<condition::Verdict>,
-    /// Pools whose last write the API server refused, with its words.
+    /// Pools that were refused when they were last written or taken away, with the words of who did.
     pub refusals: &'a BTreeMap<String, String>,
 }
 
@@ -70,7 +70,8 @@ pub fn plan(now: Timestamp, observed: &Observed<'_>) -> Plan {
         phase: Some(phase),
         personas: i32::try_from(count.personas).unwrap_or(i32::MAX),
         epoch: progress::epoch(now, topology, &decision, observed.seen_epoch),
-        below_since: decision.below_since.map(Time),
+        below_since: decision.below.map(|below| Time(below.since)),
+        below_phase: decision.below.map(|below| below.phase),
         pool_count: i32::try_from(pools.len()).unwrap_or(i32::MAX),
         pools,
         transition,

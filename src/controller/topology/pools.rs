@@ -1,8 +1,9 @@
 //! The WorkerPools that the topology wants, and how they differ from those that are there. Pure.
 //!
 //! A pool is the topology's own by its label [`names::LABEL_TOPOLOGY`]; it has no ownerReference,
-//! because deleting the topology must not take running requests along. Pools without the label are
-//! somebody else's: never adopted, changed or removed, whatever they are called.
+//! because deleting the topology must not take running requests along. Pools without the label, and
+//! copies of its own under another name, are somebody else's: never adopted, changed or removed,
+//! whatever they are called.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,6 +38,19 @@ pub struct Retired {
     pub name: String,
     /// `metadata.uid`: another pool of that name is not meant.
     pub uid: String,
+    /// `metadata.generation`: nor is one that somebody has wanted otherwise since.
+    pub generation: Option<i64>,
+}
+
+impl Retired {
+    /// The pool as it is here.
+    pub fn of(pool: &WorkerPool) -> Self {
+        Self {
+            name: pool.metadata.name.clone().unwrap_or_default(),
+            uid: pool.metadata.uid.clone().unwrap_or_default(),
+            generation: pool.metadata.generation,
+        }
+    }
 }
 
 /// What is to be done about pools.
@@ -81,10 +95,7 @@ pub fn changes(
                 changes.apply_where_different(kept, Some(pool));
             }
         } else if pool.metadata.deletion_timestamp.is_none() && !is_paused(*pool) {
-            changes.retire.push(Retired {
-                name: (*name).to_owned(),
-                uid: pool.metadata.uid.clone().unwrap_or_default(),
-            });
+            changes.retire.push(Retired::of(pool));
         }
     }
     changes
@@ -225,7 +236,7 @@ fn object(name: &str, labels: BTreeMap<&str, String>, spec: WorkerPoolSpec) -> W
     ];
     let labels = labels.into_iter().chain(own);
     pool.metadata.labels = Some(labels.map(|(k, v)| (k.to_owned(), v)).collect());
-    let mark = names::hashed("v", &[&ours(&pool).to_string()]);
+    let mark = names::applied(name, &ours(&pool).to_string());
     let annotations = BTreeMap::from([(names::ANNOTATION_APPLIED.to_owned(), mark)]);
     pool.metadata.annotations = Some(annotations);
     pool

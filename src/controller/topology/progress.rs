@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::census::{Census, Count};
 use crate::api::{PersonaTopology, PersonaTopologyStatus, Phase, PhaseRecord, Transition};
-use crate::topology::{self, PhaseDecision, Previous};
+use crate::topology::{self, Below, PhaseDecision, Previous};
 
 /// Changes of phase that the status remembers.
 const HISTORY: usize = 10;
@@ -15,9 +15,13 @@ const REASON: usize = 1024;
 /// Decides the phase anew.
 pub fn decide(now: Timestamp, topology: &PersonaTopology, count: Count) -> PhaseDecision {
     let previous = topology.status.as_ref().and_then(|status| {
+        let below = status.below_since.as_ref().zip(status.below_phase);
         Some(Previous {
             phase: status.phase?,
-            below_since: status.below_since.as_ref().map(|time| time.0),
+            below: below.map(|(since, phase)| Below {
+                since: since.0,
+                phase,
+            }),
         })
     });
     topology::phase(

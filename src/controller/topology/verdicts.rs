@@ -26,14 +26,21 @@ pub fn verdicts(
     changes: &Changes,
     decision: &str,
 ) -> Vec<Verdict> {
+    let (stay, written) = observed
+        .refusals
+        .iter()
+        .partition(|(name, _)| changes.retire.iter().any(|retired| retired.name == **name));
     vec![
-        ready(observed, status, census, existing, changes),
-        stable(status, census, changes, decision),
+        ready(&written, status, census, existing, changes),
+        stable(&stay, status, census, changes, decision),
     ]
 }
 
+/// Pools that the API server refused something for, with its words.
+type Refusals<'a> = Vec<(&'a String, &'a String)>;
+
 fn ready(
-    observed: &Observed<'_>,
+    refusals: &Refusals<'_>,
     status: &PersonaTopologyStatus,
     census: &Census<'_>,
     existing: &Existing<'_>,
@@ -47,11 +54,7 @@ fn ready(
         );
         return Verdict::no(READY, "PoolNameTaken", message);
     }
-    if let Some((name, words)) = observed.refusals.iter().next() {
-        let more = match observed.refusals.len() {
-            1 => String::new(),
-            n => format!("; {} more were refused too", n - 1),
-        };
+    if let Some(((name, words), more)) = first(refusals) {
         let message = format!("WorkerPool {name} could not be written: {words}{more}");
         return Verdict::no(READY, "PoolRefused", message);
     }
@@ -111,7 +114,18 @@ fn reason(pool: &WorkerPool) -> &str {
         .map_or("being made", |c| &c.reason)
 }
 
+/// The first refusal, and how many more there are.
+fn first<'a>(refusals: &Refusals<'a>) -> Option<((&'a String, &'a String), String)> {
+    let first = refusals.first()?;
+    let more = match refusals.len() {
+        1 => String::new(),
+        n => format!("; {} more were refused too", n - 1),
+    };
+    Some((*first, more))
+}
+
 fn stable(
+    refusals: &Refusals<'_>,
     status: &PersonaTopologyStatus,
     census: &Census<'_>,
     changes: &Changes,
@@ -123,6 +137,13 @@ fn stable(
     if census.away > 0 {
         let message = format!("{} personas have still to move to their pool", census.away);
         return Verdict::no(STABLE, "Moving", message);
+    }
+    if let Some(((name, words), more)) = first(refusals) {
+        let message = format!(
+            "WorkerPool {name}, which nobody needs any more, could not be taken away: {words}{more}; tried \
+             again until it can"
+        );
+        return Verdict::no(STABLE, "PoolRefused", message);
     }
     if !changes.retire.is_empty() {
         let names: Vec<&str> = changes.retire.iter().map(|r| r.name.as_str()).collect();

@@ -5,7 +5,7 @@ use crate::api::Phase;
 use crate::api::condition::{ADAPTER_LOADED, MODEL_PLACED, READY, ROUTED};
 use crate::controller::fixture::{PersonaExt, a_persona, a_pool, at, condition, ready};
 use crate::controller::persona::plan::Intent;
-use crate::controller::persona::status::Outcome;
+use crate::controller::persona::status::{Outcome, Refusal};
 use crate::controller::routes::Published;
 
 fn is(says: (Option<Intent>, String, String), route: Option<Intent>, ready: &str, routed: &str) {
@@ -304,6 +304,35 @@ fn what_the_queue_has_lost_is_published_where_it_was() {
 }
 
 #[test]
+fn what_the_queue_has_lost_stays_where_it_was_before_the_workers_are_heard_of_again() {
+    let own = ready(of_topology("a-own"), 1);
+    let mut case = Case::new(a_persona("a"))
+        .in_pool(own, &[])
+        .home(generic(), &[]);
+    case.published = None;
+    let waits = "False/WaitingForPool";
+    is(case.says(), enter("a-own"), "True/Moving", waits);
+    let status = case.status(Outcome::Accepted);
+    assert_eq!(
+        status.pool.as_deref(),
+        Some("a-own"),
+        "or it would be retired"
+    );
+    let mut at_home = Case::new(a_persona("a"))
+        .home(ready(generic(), 1), &[])
+        .in_pool(ready(generic(), 1), &[]);
+    at_home.published = None;
+    let name = generic().metadata.name.expect("a name");
+    is(at_home.says(), enter(&name), "True/Serving", "True/Routed");
+    case.present.as_mut().expect("a pool").1 = Some(super::set(&["other/key"]));
+    assert_eq!(
+        case.plan().route,
+        Some(Intent::Stay),
+        "workers are there, and none serves it"
+    );
+}
+
+#[test]
 fn only_a_persona_with_an_adapter_has_a_condition_for_it() {
     let case = Case::new(a_persona("a").with_adapter());
     let status = case.status(Outcome::Accepted);
@@ -365,4 +394,30 @@ fn who_takes_workers_along_is_in_quarantine_until_it_is_over() {
     );
     let (_, says, _) = held(0).says();
     assert_eq!(says, "True/Serving");
+}
+
+#[test]
+fn what_the_queue_refuses_is_said_and_forgets_no_pool() {
+    let own = ready(of_topology("a-own"), 1);
+    let moving = Case::new(a_persona("a"))
+        .in_pool(own, &["-"])
+        .home(ready(generic(), 1), &["-"]);
+    let says = |case: &Case, refusal| {
+        let status = case.status(Outcome::Refused(refusal));
+        assert_eq!(status.pool.as_deref(), Some("a-own"), "{refusal:?}");
+        [READY, ROUTED].map(|type_| condition(&status.conditions, type_))
+    };
+    for (refusal, routed) in [
+        (Refusal::ClosedPool, "False/WaitingForPool"),
+        (Refusal::StaleEpoch, "False/WaitingForTopology"),
+        (Refusal::OtherUid, "False/Replacing"),
+    ] {
+        assert_eq!(says(&moving, refusal), ["True/Moving", routed]);
+    }
+    let removed = "False/Removed";
+    assert_eq!(says(&moving, Refusal::Removed), [removed, removed]);
+    let mut lost = moving;
+    lost.published = None;
+    let closed = "False/WaitingForPool";
+    assert_eq!(says(&lost, Refusal::ClosedPool), [closed, closed]);
 }

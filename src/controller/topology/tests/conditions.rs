@@ -159,3 +159,23 @@ fn nothing_is_written_when_nothing_changed_however_late_it_is() {
     assert!(plan.apply.is_empty() && plan.retire.is_empty() && plan.news.is_empty());
     assert_eq!(plan.again_at, None);
 }
+
+#[test]
+fn a_pool_that_may_not_be_taken_away_is_no_trouble_of_those_that_are_wanted() {
+    let mut world = World::new(pinned(Mode::Hybrid));
+    world.set_number(4);
+    world.settle();
+    world.delete("p0");
+    let [retired] = &world.plan().retire[..] else {
+        panic!("one pool that nobody needs");
+    };
+    assert_eq!(said(&world, STABLE), "False/Retiring");
+    let refusal = (retired.name.clone(), "policy protects it".to_owned());
+    world.refusals.extend([refusal]);
+    assert_eq!(said(&world, STABLE), "False/PoolRefused");
+    let message = message(&world, STABLE);
+    assert!(message.contains("policy protects it"), "{message}");
+    assert_eq!(said(&world, READY), "True/PoolsReady");
+    let warnings = world.plan().news;
+    assert!(warnings.iter().any(|news| news.reason == "PoolRefused"));
+}

@@ -220,3 +220,25 @@ fn the_history_keeps_the_last_ten() {
     assert_eq!(history.len(), 10);
     assert_eq!(history[0].to, Phase::Generic, "newest first");
 }
+
+#[test]
+fn the_status_remembers_the_highest_phase_of_the_wait_so_that_a_dip_moves_nobody_too_far() {
+    let mut world = world();
+    world.set_number(60);
+    world.settle();
+    world.set_number(45);
+    world.settle_for(29);
+    world.set_number(5);
+    world.settle_for(1);
+    let status = world.topology.status.clone().expect("a status");
+    assert_eq!(status.phase, Some(Phase::Generic), "{status:?}");
+    assert_eq!(status.below_phase, Some(Phase::PerPersona));
+    world.set_number(45);
+    world.settle_for(60);
+    let status = world.topology.status.clone().expect("a status");
+    assert_eq!(
+        (status.phase, status.below_phase),
+        (Some(Phase::Generic), None)
+    );
+    assert_eq!(status.history.len(), 1, "{:?}", status.history);
+}

@@ -281,3 +281,22 @@ fn a_pool_that_nobody_belongs_to_is_retired_only_when_nobody_is_there() {
         world.pools[&generic].metadata.uid.as_ref()
     );
 }
+
+#[test]
+fn a_copy_of_a_managed_pool_under_another_name_is_its_owners() {
+    let mut world = world(Mode::Generic, [a_persona("a")]);
+    world.settle();
+    let made = world.pools.values().next().expect("a pool").clone();
+    assert!(names::of_topology(&made.metadata));
+    let mut copy = made.clone();
+    copy.metadata.name = Some("mine".into());
+    copy.metadata.uid = Some("another".into());
+    world.pools.insert("mine".into(), copy);
+    let plan = world.plan();
+    assert!(plan.retire.is_empty() && plan.apply.is_empty(), "{plan:?}");
+    // As an earlier version marked it.
+    let mut old = made;
+    let annotations = old.metadata.annotations.as_mut().expect("annotations");
+    annotations.insert(names::ANNOTATION_APPLIED.into(), "v-0123abcd".into());
+    assert!(names::of_topology(&old.metadata));
+}
