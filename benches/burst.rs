@@ -51,11 +51,6 @@ async fn main() -> Result<()> {
     cluster.fake_nodes(10, 0).await?;
     let operator = Operator::start_in(&cluster, "burst", &[("PERSONA_LOG", "warn")]).await?;
     operator.pool("asleep", json!({"replicas": 0})).await?;
-    let home = json!({"poolRef": {"name": "asleep"}, "queue": {"maxLength": 100_000}});
-    operator
-        .persona("asleep", "http://127.0.0.1:9/v1", home)
-        .await?;
-    operator.ready::<Persona>("asleep").await?;
     let mut columns: [Vec<f64>; 9] = Default::default();
     for run in 0..runs.unwrap_or(30) {
         // At a random phase of all ticks there are.
@@ -64,15 +59,10 @@ async fn main() -> Result<()> {
         let bare = cluster.client().await?;
         let alone = creations(&bare, &operator.namespace, &pod).await?;
         gone(&operator.all::<Pod>(), "bare=true").await?;
-        let (sent, beside) = tokio::join!(
-            send(&operator, "asleep", run),
-            creations(&bare, &operator.namespace, &pod)
-        );
-        sent?;
-        gone(&operator.all::<Pod>(), "bare=true").await?;
+        let beside = beside_arrivals(&operator, run, &bare, &pod).await?;
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let [first, all, ready] = event.times.map(ms);
-        let (alone, beside, cpu) = (ms(alone), ms(beside?), event.cpu * 1e3);
+        let (alone, beside, cpu) = (ms(alone), ms(beside), event.cpu * 1e3);
         let (ratio, ratio_beside) = (all / alone, all / beside);
         let count = event.requests.values().sum();
         println!(
@@ -218,6 +208,30 @@ async fn burst(operator: &Operator, run: usize) -> Result<(Scaled, Pod)> {
     operator.all::<WorkerPool>().delete(&name, &params).await?;
     gone(&operator.all::<Pod>(), &labels).await?;
     Ok((event, pod))
+}
+
+/// How long a bare client takes while a burst of tasks arrives for a pool that stays empty.
+async fn beside_arrivals(
+    operator: &Operator,
+    run: usize,
+    client: &Client,
+    like: &Pod,
+) -> Result<Duration> {
+    let name = format!("asleep-{run}");
+    let home = json!({"poolRef": {"name": "asleep"}, "queue": {"maxLength": TASKS}});
+    operator
+        .persona(&name, "http://127.0.0.1:9/v1", home)
+        .await?;
+    operator.ready::<Persona>(&name).await?;
+    let (sent, time) = tokio::join!(
+        send(operator, &name, run),
+        creations(client, &operator.namespace, like)
+    );
+    sent?;
+    let params = DeleteParams::default();
+    operator.all::<Persona>().delete(&name, &params).await?;
+    gone(&operator.all::<Pod>(), "bare=true").await?;
+    time
 }
 
 /// A burst of tasks.
