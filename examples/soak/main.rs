@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each run needs a part of the harness.
 
+#[path = "../../tests/model/acts.rs"]
+mod acts;
 #[path = "../../tests/model/bug.rs"]
 mod bug;
 #[path = "../../tests/model/checks.rs"]
@@ -22,13 +24,15 @@ mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
 mod recycling;
+#[path = "../../tests/model/retiring.rs"]
+mod retiring;
 #[path = "../../tests/operator/scale_ins.rs"]
 mod scale_ins;
 #[path = "../../tests/operator/stand_ins.rs"]
 mod stand_ins;
 #[path = "../../tests/model/system.rs"]
 mod system;
-#[path = "../../tests/operator/walk.rs"]
+#[path = "../../tests/operator/walk/mod.rs"]
 mod walk;
 
 use std::process::Command;
@@ -130,9 +134,17 @@ async fn crossings(times: usize) -> Result<()> {
 }
 
 async fn walk(times: usize) -> Result<()> {
-    let operator = Arc::new(harness::Operator::start("walk").await?);
-    println!("{}", walk::walk(&operator, times).await?);
-    let operator = Arc::into_inner(operator).context("all clients have ended")?;
+    let operator = harness::Operator::start("walk").await?;
+    let land = walk::Land {
+        client: operator.client.clone(),
+        namespace: operator.namespace.clone(),
+        queue: operator.queue()?,
+        chat: operator.chat()?,
+        patience: harness::PATIENCE,
+    };
+    let model = walk::Model::start().await;
+    let endpoint = model.server().base_url();
+    println!("{}", walk::walk(land, model, &endpoint, times).await?);
     operator.stop().await
 }
 

@@ -13,6 +13,8 @@ pub enum Bug {
     OldEpochAccepted,
     /// `close` leaves no trace of the epoch that it was for.
     CloseForgetsTheLayout,
+    /// Who has closed a pool asks for it only then, and deletes what it finds.
+    DeletesWhatItFinds,
     /// A controller takes the place that it knew of for the one where a persona stayed.
     BelievesItsMemory,
 }
