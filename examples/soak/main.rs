@@ -36,11 +36,10 @@ mod system;
 mod walk;
 
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use checks::{RETURN, explore};
+use checks::{MOVE, RETURN, explore};
 use system::Left;
 
 const USAGE: &str =
@@ -52,7 +51,7 @@ cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
 cargo soak recycling [SECONDS]: what clients of a pool of one feel when its worker is followed by a fresh one (60)
 cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
 cargo soak idle [POOLS]: what so many idle pools cost (1000), and 100 under steady load
-cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
+cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back; both in one that does not";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -190,7 +189,16 @@ fn model() {
         failovers: 1,
         ..RETURN
     };
-    for (what, left) in [("a crash", crash), ("a change of controllers", failover)] {
+    let both = Left {
+        crashes: 1,
+        failovers: 1,
+        ..MOVE
+    };
+    for (what, left) in [
+        ("a move that turns back, a crash", crash),
+        ("a move that turns back, a change of controllers", failover),
+        ("a move, a crash and a change of controllers", both),
+    ] {
         let begun = std::time::Instant::now();
         let states = explore(left);
         println!("{what}: {states} states hold, {:.0?}", begun.elapsed());

@@ -107,6 +107,16 @@ fn who_deletes_the_pool_that_is_there_after_it_was_closed_takes_it_from_under_wh
 }
 
 #[test]
+fn who_was_replaced_takes_a_pool_that_was_opened_again_without_a_mark_from_under_who_came_back() {
+    let replaced = Left {
+        tasks: 0,
+        failovers: 1,
+        ..RETURN
+    };
+    finds(replaced, Bug::OpensWithoutAMark, SERVED);
+}
+
+#[test]
 fn a_controller_that_believes_its_memory_never_moves_who_is_elsewhere() {
     let replaced = Left {
         tasks: 0,

@@ -291,7 +291,10 @@ impl Model for System {
                 actions.push(Action::EditTopology);
             }
             for pool in 0..2 {
-                if let Some(spec) = wanted.apply[pool] {
+                let is_made = state.pools[pool].is_none();
+                if let Some(spec) = wanted.apply[pool]
+                    && !(is_made && state.is_called_into(pool))
+                {
                     actions.push(Action::Apply { pool, spec });
                 }
                 if wanted.retire[pool] {
