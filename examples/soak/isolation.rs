@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::ListParams;
-use persona_operator::api::Phase;
+use persona_operator::api::names::LABEL_POOL;
+use persona_operator::api::{Persona, Phase};
 use persona_operator::queue::submit::{Enqueue, EnqueueAnswer};
 use serde_json::json;
 use testbed::process_node::Signal;
@@ -41,19 +42,23 @@ struct Answer {
     failed: bool,
 }
 
-/// Prints a row for each phase.
+/// Prints a row for each phase, and one where the deadly persona is alone in its type, which is then never
+/// in quarantine.
 pub async fn run(seconds: u64) -> Result<()> {
     println!(
-        "| phase | workers lost | same type: calm p50, p99 | same type: p50, p99 | failed | other types: calm p50, p99 | other types: p50, p99 | failed |"
+        "| phase | workers lost | of other pools | same type: calm p50, p99 | same type: p50, p99 | failed | other types: calm p50, p99 | other types: p50, p99 | failed |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let time = Duration::from_secs(seconds);
     for phase in Phase::ALL {
-        println!("{}", measure(phase, Duration::from_secs(seconds)).await?);
+        println!("{}", measure(phase, "deadly", time).await?);
     }
+    println!("{}", measure(Phase::Hybrid, "lone", time).await?);
     Ok(())
 }
 
-async fn measure(phase: Phase, time: Duration) -> Result<String> {
+/// `type_` is the deadly persona's.
+async fn measure(phase: Phase, type_: &'static str, time: Duration) -> Result<String> {
     let model = Upstream::always(vec![
         Step::Pause(THINKS),
         stream_head("text/event-stream"),
@@ -67,7 +72,7 @@ async fn measure(phase: Phase, time: Duration) -> Result<String> {
         let more = json!({"type": type_});
         (name.to_owned(), model.base_url(), more)
     });
-    let more = json!({"type": "deadly", "timeout": "120s", "queue": {"maxConcurrency": 2}});
+    let more = json!({"type": type_, "timeout": "120s", "queue": {"maxConcurrency": 2}});
     let bad = (DEADLY.to_owned(), deadly.base_url(), more);
     // As many slots in each phase: eight.
     let workers = match phase {
@@ -84,15 +89,18 @@ async fn measure(phase: Phase, time: Duration) -> Result<String> {
     };
     let crashing = clients(&operator, time, &stop).await?;
     stop.cancel();
-    let lost = killing.await??;
+    let (lost, of_others) = killing.await??;
     let of = |answers: &[Answer], same: bool| {
         let some: Vec<_> = answers
             .iter()
-            .filter(|answer| (answer.type_ == "deadly") == same)
+            .filter(|answer| (answer.type_ == type_) == same)
             .collect();
         let failed = some.iter().filter(|answer| answer.failed).count();
         let mut waits: Vec<_> = some.iter().map(|a| a.took.saturating_sub(THINKS)).collect();
         let [p50, p99] = percentiles(&mut waits);
+        if some.is_empty() {
+            return ("-".to_owned(), "-".to_owned());
+        }
         (
             format!("{p50:.0}, {p99:.0} ms"),
             format!("{failed} of {}", some.len()),
@@ -101,8 +109,13 @@ async fn measure(phase: Phase, time: Duration) -> Result<String> {
     let (same_calm, other_calm) = (of(&calm, true).0, of(&calm, false).0);
     let (same, other) = (of(&crashing, true), of(&crashing, false));
     let row = format!(
-        "| {} | {lost} | {same_calm} | {} | {} | {other_calm} | {} | {} |",
+        "| {}{} | {lost} | {of_others} | {same_calm} | {} | {} | {other_calm} | {} | {} |",
         phase.as_str(),
+        if type_ == "lone" {
+            ", alone in its type"
+        } else {
+            ""
+        },
         same.0,
         same.1,
         other.0,
@@ -139,13 +152,16 @@ async fn clients(
     Ok(all.into_iter().flatten().collect())
 }
 
-/// Asks the deadly persona again and again, and kills the worker that has one of its requests; how many.
-async fn kill(operator: &Operator, stop: &CancellationToken) -> Result<usize> {
+/// Asks the deadly persona again and again, and kills the worker that has one of its requests; how many, and
+/// how many of them were of other pools than its own.
+async fn kill(operator: &Operator, stop: &CancellationToken) -> Result<(usize, usize)> {
     let queue = operator.queue()?;
     let client = redis::Client::open(operator.redis.url())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let pods = operator.all::<Pod>();
-    let (mut number, mut killed) = (0, 0);
+    let deadly: Persona = operator.all().get(DEADLY).await?;
+    let own = deadly.status.and_then(|status| status.pool);
+    let (mut number, mut killed, mut of_others) = (0, 0, 0);
     let mut asked = Instant::now() - PACE;
     while !stop.is_cancelled() {
         if asked.elapsed() >= PACE {
@@ -180,10 +196,13 @@ async fn kill(operator: &Operator, stop: &CancellationToken) -> Result<usize> {
                     .kill_container(namespace, &name, "worker", Signal::SIGKILL)
                     .await;
                 // One that is down already waits for its restart.
-                killed += usize::from(done.is_ok());
+                if done.is_ok() {
+                    killed += 1;
+                    of_others += usize::from(pod.labels().get(LABEL_POOL) != own.as_ref());
+                }
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    Ok(killed)
+    Ok((killed, of_others))
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each run needs a part of the harness.
 
+#[path = "../../tests/model/acts.rs"]
+mod acts;
 #[path = "../../tests/model/bug.rs"]
 mod bug;
 #[path = "../../tests/model/checks.rs"]
@@ -22,21 +24,22 @@ mod plans;
 #[path = "../../tests/model/queue.rs"]
 mod queue;
 mod recycling;
+#[path = "../../tests/model/retiring.rs"]
+mod retiring;
 #[path = "../../tests/operator/scale_ins.rs"]
 mod scale_ins;
 #[path = "../../tests/operator/stand_ins.rs"]
 mod stand_ins;
 #[path = "../../tests/model/system.rs"]
 mod system;
-#[path = "../../tests/operator/walk.rs"]
+#[path = "../../tests/operator/walk/mod.rs"]
 mod walk;
 
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use checks::{RETURN, explore};
+use checks::{MOVE, RETURN, explore};
 use system::Left;
 
 const USAGE: &str =
@@ -48,7 +51,7 @@ cargo soak scale-ins [TIMES]: so many workers are taken away under load (10000)
 cargo soak recycling [SECONDS]: what clients of a pool of one feel when its worker is followed by a fresh one (60)
 cargo soak outages [SECONDS]: each outage of what a pool follows, so long (60)
 cargo soak idle [POOLS]: what so many idle pools cost (1000), and 100 under steady load
-cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back";
+cargo soak model: a crash, and a change of controllers, anywhere in a move that turns back; both in one that does not";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -130,9 +133,17 @@ async fn crossings(times: usize) -> Result<()> {
 }
 
 async fn walk(times: usize) -> Result<()> {
-    let operator = Arc::new(harness::Operator::start("walk").await?);
-    println!("{}", walk::walk(&operator, times).await?);
-    let operator = Arc::into_inner(operator).context("all clients have ended")?;
+    let operator = harness::Operator::start("walk").await?;
+    let land = walk::Land {
+        client: operator.client.clone(),
+        namespace: operator.namespace.clone(),
+        queue: operator.queue()?,
+        chat: operator.chat()?,
+        patience: harness::PATIENCE,
+    };
+    let model = walk::Model::start().await;
+    let endpoint = model.server().base_url();
+    println!("{}", walk::walk(land, model, &endpoint, times).await?);
     operator.stop().await
 }
 
@@ -178,7 +189,16 @@ fn model() {
         failovers: 1,
         ..RETURN
     };
-    for (what, left) in [("a crash", crash), ("a change of controllers", failover)] {
+    let both = Left {
+        crashes: 1,
+        failovers: 1,
+        ..MOVE
+    };
+    for (what, left) in [
+        ("a move that turns back, a crash", crash),
+        ("a move that turns back, a change of controllers", failover),
+        ("a move, a crash and a change of controllers", both),
+    ] {
         let begun = std::time::Instant::now();
         let states = explore(left);
         println!("{what}: {states} states hold, {:.0?}", begun.elapsed());

@@ -28,6 +28,9 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const MANAGER: &str = "persona-operator";
 /// Annotation on any of our kinds: `"true"` stops the operator from touching the object.
 pub const ANNOTATION_PAUSED: &str = "persona.dev/paused";
+/// When a managed pool was last opened in the queue after it had been closed there: its object is another
+/// one than who closed it has seen.
+pub const ANNOTATION_OPENED: &str = "persona.dev/opened-at";
 /// The one PersonaTopology of a namespace.
 pub const TOPOLOGY_NAME: &str = "default";
 /// The Secret with a namespace's access to the queue, written by the controller.

@@ -2,12 +2,14 @@
 //! what workers have lost.
 //!
 //! - `chores` what the queue is to be told of deletions and losses
+//! - `clock` whether the queue's clock has jumped
 //! - `sweep` compares what is registered with what exists, and gives and takes access
 //!
 //! What is wrong with one namespace, in the queue or at the API server, is that namespace's trouble
 //! alone: it is told, and the others go on.
 
 mod chores;
+mod clock;
 pub mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +64,8 @@ struct State {
     findings: Option<Vec<Finding>>,
     suspected: bool,
     inspected: Option<Instant>,
+    /// The last look at its clock.
+    clock: Option<clock::Look>,
 }
 
 impl Contact {
@@ -183,12 +187,26 @@ impl Contact {
         state.suspected = true;
     }
 
+    /// A clock that has jumped makes leases look over that are not: as after an outage, each worker is to
+    /// have had the time to renew its own.
+    fn saw_clock(&self, look: clock::Look) {
+        let mut state = self.state();
+        let before = state.clock.replace(look);
+        if let Some(jump) = before.and_then(|before| look.jump_since(&before)) {
+            tracing::warn!(
+                jump_ms = jump,
+                "the clock of the queue's server has jumped: lost workers are not looked for before {LEASE:?} have passed; keep it in step by a service that corrects it gradually"
+            );
+            state.since = state.since.map(|_| look.answered);
+        }
+    }
+
     /// Leases are reaped only after one of uninterrupted contact: workers that could not renew theirs
     /// had no chance to.
-    fn reaps(&self) -> bool {
+    fn reaps(&self, now: Instant) -> bool {
         let state = self.state();
         let since = state.since.filter(|_| !state.suspected);
-        since.is_some_and(|since| since.elapsed() >= LEASE)
+        since.is_some_and(|since| now.saturating_duration_since(since) >= LEASE)
     }
 }
 
@@ -240,9 +258,10 @@ async fn round(cx: &Context) -> Result<(), Error> {
         let settled = settle(cx, &namespace, personas).await;
         cx.contact.apart(cx, &namespace, settled)?;
     }
-    if cx.contact.reaps() {
+    let seen = clock::look(cx).await?;
+    if cx.contact.reaps(Instant::now()) {
         for namespace in namespaces.keys() {
-            let reaped = reap(cx, namespace, BATCH).await;
+            let reaped = reap(cx, namespace, BATCH, seen).await;
             cx.contact.apart(cx, namespace, reaped)?;
         }
     }
@@ -322,12 +341,17 @@ fn judge(cx: &Context, findings: &[Finding]) -> bool {
 async fn settle(cx: &Context, namespace: &str, personas: &BTreeSet<String>) -> Result<(), Error> {
     let queue = cx.queue.namespace(namespace)?;
     let found = queue.epoch().await?;
-    match cx.routes.compare(namespace, personas, found.as_deref()) {
+    let registered = match found {
+        Some(_) => BTreeSet::new(),
+        None => queue.personas().await?.into_iter().collect(),
+    };
+    let found = found.as_deref().ok_or(&registered);
+    match cx.routes.compare(namespace, personas, found) {
         Verdict::Settled | Verdict::Unfinished => {}
         Verdict::Complete => {
             let epoch = format!("{:032x}", rand::random::<u128>());
             queue.set_epoch(Some(&epoch)).await?;
-            cx.routes.compare(namespace, personas, Some(&epoch));
+            cx.routes.compare(namespace, personas, Ok(&epoch));
             cx.look_at_pools(namespace);
         }
         Verdict::Lost => {

@@ -86,16 +86,22 @@ impl Routes {
             .collect()
     }
 
-    /// What the queue's epoch says, `personas` being all that there are.
+    /// What the queue's epoch says, `personas` being all that there are. While it has none, those that are
+    /// `registered` tell whether it has lost its data once more.
     pub fn compare(
         &self,
         namespace: &str,
         personas: &BTreeSet<String>,
-        found: Option<&str>,
+        found: Result<&str, &BTreeSet<String>>,
     ) -> Verdict {
         let mut all = self.lock();
         let entry = all.entry(namespace.to_owned()).or_default();
-        if entry.epoch.is_some() && entry.epoch.as_deref() != found {
+        let is_other = entry.epoch.is_some() && entry.epoch.as_deref() != found.ok();
+        let is_missing = |registered: &BTreeSet<String>| {
+            let mut told = personas.iter().filter(|p| entry.personas.contains_key(*p));
+            told.any(|persona| !registered.contains(persona))
+        };
+        if is_other || found.is_err_and(is_missing) {
             *entry = Namespace {
                 doubted: true,
                 ..Namespace::default()
@@ -106,12 +112,12 @@ impl Routes {
             return Verdict::Unfinished;
         }
         match found {
-            Some(found) => {
+            Ok(found) => {
                 entry.epoch = Some(found.to_owned());
                 entry.doubted = false;
                 Verdict::Settled
             }
-            None => Verdict::Complete,
+            Err(_) => Verdict::Complete,
         }
     }
 
@@ -152,10 +158,13 @@ mod tests {
         let personas = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
         routes.published("n", "a", published());
         assert_eq!(routes.doubted(), ["n"]);
-        assert_eq!(routes.compare("n", &personas, None), Verdict::Unfinished);
+        let one = BTreeSet::from(["a".to_owned()]);
+        let verdict = routes.compare("n", &personas, Err(&one));
+        assert_eq!(verdict, Verdict::Unfinished);
         routes.published("n", "b", published());
-        assert_eq!(routes.compare("n", &personas, None), Verdict::Complete);
-        assert_eq!(routes.compare("n", &personas, Some("e")), Verdict::Settled);
+        let verdict = routes.compare("n", &personas, Err(&personas));
+        assert_eq!(verdict, Verdict::Complete);
+        assert_eq!(routes.compare("n", &personas, Ok("e")), Verdict::Settled);
         assert!(routes.doubted().is_empty());
         routes.published("n", "c", published());
         assert!(routes.doubted().is_empty(), "settled stays settled");
@@ -166,14 +175,25 @@ mod tests {
         let routes = Routes::default();
         let personas = BTreeSet::from(["a".to_owned()]);
         routes.published("n", "a", published());
-        routes.compare("n", &personas, Some("e"));
-        for found in [None, Some("f")] {
+        routes.compare("n", &personas, Ok("e"));
+        for found in [Err(&personas), Ok("f")] {
             routes.check("n");
             let verdict = routes.compare("n", &personas, found);
             assert_eq!(verdict, Verdict::Lost);
             assert_eq!(routes.of("n", "a"), None);
             routes.published("n", "a", published());
-            routes.compare("n", &personas, Some("e"));
+            routes.compare("n", &personas, Ok("e"));
         }
+    }
+
+    #[test]
+    fn data_that_was_lost_before_it_had_an_epoch_is_published_again() {
+        let routes = Routes::default();
+        let personas = BTreeSet::from(["a".to_owned()]);
+        routes.published("n", "a", published());
+        let none = BTreeSet::new();
+        let verdict = routes.compare("n", &personas, Err(&none));
+        assert_eq!((verdict, routes.of("n", "a")), (Verdict::Lost, None));
+        assert_eq!(routes.doubted(), ["n"]);
     }
 }

@@ -123,6 +123,16 @@ impl Queue {
         Ok(())
     }
 
+    /// Redis' clock, in ms since the epoch.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the connection or the user.
+    pub async fn now_ms(&self) -> Result<u64, QueueError> {
+        let cmd = redis::cmd("TIME");
+        let (seconds, micros): (u64, u64) = cmd.query_async(&mut self.manager()).await?;
+        Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000))
+    }
+
     pub(super) fn manager(&self) -> Connection {
         self.inner.connection.clone()
     }

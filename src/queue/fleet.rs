@@ -4,6 +4,9 @@ use super::reply::Reply;
 use super::task::OutcomeKind;
 use super::{NamespaceQueue, QueueError};
 
+/// In ms since the epoch: beyond any clock, and exact in Lua.
+const EVER: u64 = 1 << 52;
+
 /// What became of a task that reap touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -62,8 +65,17 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn reap(&self, limit: u32) -> Result<Sweep, QueueError> {
+        self.reap_as_of(limit, EVER).await
+    }
+
+    /// As [`NamespaceQueue::reap`], but of the leases only those that had ended when Redis' clock showed
+    /// `seen_ms`: one that jumps between a look at it and this call ends no others.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn reap_as_of(&self, limit: u32, seen_ms: u64) -> Result<Sweep, QueueError> {
         let mut cmd = self.verb("reap");
-        let mut reply = self.reply("reap", cmd.arg(limit)).await?;
+        let mut reply = self.reply("reap", cmd.arg(limit).arg(seen_ms)).await?;
         Ok(Sweep {
             tasks: reaped(reply.list()?)?,
             ended: ended(reply.list()?)?,

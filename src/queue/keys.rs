@@ -37,6 +37,11 @@ impl Keys {
         self.key("epoch")
     }
 
+    /// How many pools were closed so far.
+    pub fn closings(&self) -> String {
+        self.key("closings")
+    }
+
     /// Set of the registered personas.
     pub fn personas(&self) -> String {
         self.key("personas")

@@ -235,6 +235,33 @@ impl NamespaceQueue {
         Ok(())
     }
 
+    /// How many pools were closed so far, for [`NamespaceQueue::open_again`].
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn closings(&self) -> Result<u64, QueueError> {
+        let count: Option<u64> = Cmd::get(self.keys.closings())
+            .query_async(&mut self.queue.manager())
+            .await?;
+        Ok(count.unwrap_or(0))
+    }
+
+    /// As [`NamespaceQueue::open`], unless a pool was closed since the closings were so many; whether it
+    /// is open now.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn open_again(&self, pool: &str, closings: u64) -> Result<bool, QueueError> {
+        check_name(pool)?;
+        let mut cmd = self.verb("open");
+        let answer: String = cmd
+            .arg(pool)
+            .arg(closings)
+            .query_async(&mut self.queue.manager())
+            .await?;
+        Ok(answer == "OK")
+    }
+
     /// Says what an open pool's workers have to know; false when the pool is not open.
     ///
     /// # Errors

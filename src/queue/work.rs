@@ -29,7 +29,8 @@ pub struct Take<'a> {
     pub instance: &'a str,
     /// Tasks it can begin now.
     pub slots_free: u32,
-    /// Other pools to serve when its own has no work; one slot stays free.
+    /// Other pools to serve when its own has no work, the one that has waited longest first; one slot stays
+    /// free. What may take a worker along is left to theirs.
     pub steal_from: &'a [String],
     /// How long the lease lasts ([`LEASE`]).
     pub lease: Duration,
@@ -126,8 +127,8 @@ pub struct Emission<'a> {
 }
 
 impl NamespaceQueue {
-    /// Takes as many runnable tasks as there are free slots: own pool first, personas by priority,
-    /// then by virtual time.
+    /// Takes as many runnable tasks as there are free slots: own pool first, in each personas by
+    /// priority, then by virtual time.
     ///
     /// # Errors
     /// [`QueueError::Superseded`] for an earlier instance of the pod. When Redis gives no answer,

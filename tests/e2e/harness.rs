@@ -13,7 +13,7 @@ use kube::runtime::wait::{Condition, await_condition};
 use kube::{Client, Resource, ResourceExt};
 use persona_operator::api::{Persona, WorkerPool};
 use persona_operator::queue::stats::PoolStats;
-use persona_operator::queue::{Queue, QueueOptions};
+use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -170,11 +170,17 @@ impl Stage {
         self.chat.answer(&self.model(persona), "Hello").await
     }
 
+    /// The namespace's queue, as its administrator sees it.
+    pub async fn queue(&self) -> Result<NamespaceQueue> {
+        let queue = queue(self.cluster, self.release).await?;
+        Ok(queue.namespace(&self.namespace)?)
+    }
+
     /// What the queue knows of a pool.
     pub async fn stats(&self, pool: &str) -> Result<PoolStats> {
-        let queue = queue(self.cluster, self.release).await?;
-        let pools = [(queue.namespace(&self.namespace)?, pool.to_owned())];
-        let stats = queue.stats(&pools).await?.pop();
+        let queue = self.queue().await?;
+        let pools = [(queue.clone(), pool.to_owned())];
+        let stats = queue.queue().stats(&pools).await?.pop();
         Ok(stats.context("no such pool")??)
     }
 

@@ -10,3 +10,6 @@ mod notes;
 mod personas;
 mod servers;
 mod uninstall;
+#[path = "../operator/walk/mod.rs"]
+mod walk;
+mod walks;

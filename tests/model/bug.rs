@@ -11,8 +11,13 @@ pub enum Bug {
     FinishWithoutFence,
     /// `route` takes the word of whoever speaks last.
     OldEpochAccepted,
-    /// `close` leaves no trace of the epoch that it was for.
+    /// `close` leaves no trace of the epoch that it was for, and who opens the pool again none on its object:
+    /// where one controller leads, either would do.
     CloseForgetsTheLayout,
+    /// Who has closed a pool asks for it only then, and deletes what it finds.
+    DeletesWhatItFinds,
+    /// A pool that was closed and is opened again looks to who closed it as it did before.
+    OpensWithoutAMark,
     /// A controller takes the place that it knew of for the one where a persona stayed.
     BelievesItsMemory,
 }

@@ -21,5 +21,7 @@ pub fn explore(left: Left) -> usize {
     let checker = System::new(left, None).checker().threads(2);
     let checker = checker.spawn_bfs().join();
     checker.assert_properties();
-    checker.unique_state_count()
+    let states = checker.unique_state_count();
+    println!("{states} states hold of {left:?}");
+    states
 }

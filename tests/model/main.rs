@@ -5,10 +5,12 @@
 //! Each safeguard is also left out once: then the model must find what it guards against, else it would
 //! prove nothing.
 
+mod acts;
 mod bug;
 mod checks;
 mod plans;
 mod queue;
+mod retiring;
 mod system;
 
 use std::collections::BTreeSet;
@@ -50,6 +52,16 @@ fn a_controller_that_is_replaced_anywhere_in_a_move_leaves_nothing_half_done() {
 }
 
 #[test]
+fn a_controller_that_is_replaced_anywhere_in_a_move_that_turns_back_takes_no_pool_from_under_anybody()
+ {
+    explore(Left {
+        tasks: 0,
+        failovers: 1,
+        ..RETURN
+    });
+}
+
+#[test]
 fn who_switches_before_the_pool_is_ready_is_served_by_nobody() {
     finds(MOVE, Bug::SwitchBeforeReady, SERVED);
 }
@@ -82,6 +94,26 @@ fn a_route_of_an_old_epoch_leaves_its_persona_where_it_does_not_belong() {
 #[test]
 fn a_late_route_enters_a_pool_that_was_closed_and_opened_before_it_is_deleted() {
     finds(RETURN, Bug::CloseForgetsTheLayout, SERVED);
+}
+
+#[test]
+fn who_deletes_the_pool_that_is_there_after_it_was_closed_takes_it_from_under_who_came_back() {
+    let replaced = Left {
+        tasks: 0,
+        failovers: 1,
+        ..RETURN
+    };
+    finds(replaced, Bug::DeletesWhatItFinds, SERVED);
+}
+
+#[test]
+fn who_was_replaced_takes_a_pool_that_was_opened_again_without_a_mark_from_under_who_came_back() {
+    let replaced = Left {
+        tasks: 0,
+        failovers: 1,
+        ..RETURN
+    };
+    finds(replaced, Bug::OpensWithoutAMark, SERVED);
 }
 
 #[test]

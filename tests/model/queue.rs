@@ -113,13 +113,18 @@ impl Queue {
 
     /// close.lua: none while somebody is routed there or something runs on its workers.
     pub fn close(&mut self, pool: usize, epoch: u8) -> Option<()> {
-        let members = self.routes.iter().any(|route| route.pool == pool);
-        if members || self.leases(pool).next().is_some() {
+        if !self.is_empty(pool) {
             return None;
         }
         self.open[pool] = false;
         self.layout = self.layout.max(epoch);
         Some(())
+    }
+
+    /// Nobody is routed there and nothing runs there.
+    pub fn is_empty(&self, pool: usize) -> bool {
+        let members = self.routes.iter().any(|route| route.pool == pool);
+        !members && self.leases(pool).next().is_none()
     }
 
     /// Tasks that the worker holds in the books: the set `lease:<worker>`.

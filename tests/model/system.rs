@@ -5,7 +5,8 @@ use stateright::{Model, Property};
 
 use crate::bug::Bug;
 use crate::plans::{Object, Plans, Route as Planned, Situation, Wanted};
-use crate::queue::{Queue, Route, RouteAnswer, TASKS, Task, TaskState, persona_of};
+use crate::queue::{Queue, Route, TASKS, Task, TaskState, persona_of};
+use crate::retiring::Retirement;
 
 /// A call on its way from the controller to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +42,7 @@ pub enum Process {
     Dead,
 }
 
-const IDLE: Process = Process::Up {
+pub const IDLE: Process = Process::Up {
     holds: [None; TASKS],
 };
 
@@ -60,52 +61,104 @@ pub struct Left {
     pub failovers: u8,
 }
 
+/// What a controller does though another one leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stale {
+    /// A call for a persona is on its way.
+    Route(usize, Call),
+    Retire(Retirement),
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub edits: u8,
     pub pools: [Option<Object>; 2],
-    /// Closed in the queue and about to be deleted.
-    pub closing: [bool; 2],
+    /// A pool that the controller is about to take away.
+    pub retiring: Option<Retirement>,
     pub personas: [Persona; 2],
     pub queue: Queue,
     pub workers: [Process; 2],
     /// The worker was told that it may take, and its take is on its way (only with
     /// [`Bug::DrainNotAtomicWithTake`]).
     pub asked: [bool; 2],
-    /// A call of the controller before: persona and what it says.
-    pub stale: Option<(usize, Call)>,
+    /// What the controller before is still at.
+    pub stale: Option<Stale>,
     pub left: Left,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     // Clients and people.
-    Enqueue { persona: usize },
+    Enqueue {
+        persona: usize,
+    },
     EditTopology,
     // The controller: topology.
-    Apply { pool: usize, spec: u8 },
-    Close { pool: usize },
-    Delete { pool: usize },
+    Apply {
+        pool: usize,
+        spec: u8,
+    },
+    Retire {
+        pool: usize,
+    },
+    GoOnRetiring,
+    // The controller: what is gone.
+    CloseGone {
+        pool: usize,
+    },
     // The controller: pools.
-    Open { pool: usize },
-    Start { pool: usize },
-    ShowReady { pool: usize },
-    Drain { worker: usize },
-    Remove { worker: usize },
-    Reap { worker: usize },
+    Open {
+        pool: usize,
+    },
+    Start {
+        pool: usize,
+    },
+    ShowReady {
+        pool: usize,
+    },
+    Drain {
+        worker: usize,
+    },
+    Remove {
+        worker: usize,
+    },
+    Reap {
+        worker: usize,
+    },
     // The controller: personas.
-    Decide { persona: usize },
-    Deliver { persona: usize },
+    Decide {
+        persona: usize,
+    },
+    Deliver {
+        persona: usize,
+    },
     // Workers.
-    Ask { worker: usize },
-    Take { worker: usize, persona: usize },
-    Finish { worker: usize, task: usize },
+    Ask {
+        worker: usize,
+    },
+    Take {
+        worker: usize,
+        persona: usize,
+    },
+    Finish {
+        worker: usize,
+        task: usize,
+    },
     // Faults.
-    Crash { worker: usize },
-    Hang { worker: usize },
-    Restart { worker: usize },
-    Failover { persona: usize },
-    DeliverStale,
+    Crash {
+        worker: usize,
+    },
+    Hang {
+        worker: usize,
+    },
+    Restart {
+        worker: usize,
+    },
+    /// What is still under way: the call for a persona, or else a pool's retirement.
+    Failover {
+        call: Option<usize>,
+    },
+    GoOnStale,
 }
 
 /// The whole, perhaps with a part left out.
@@ -124,7 +177,7 @@ impl System {
         }
     }
 
-    fn is(&self, bug: Bug) -> bool {
+    pub fn is(&self, bug: Bug) -> bool {
         self.bug == Some(bug)
     }
 
@@ -133,7 +186,7 @@ impl System {
         self.plans.wanted(state.edits, state.pools, says)
     }
 
-    fn planned(&self, state: &State, persona: usize) -> Option<Call> {
+    pub fn planned(&self, state: &State, persona: usize) -> Option<Call> {
         let known = state.personas[persona].known;
         let route = state.queue.routes[persona];
         let published = known.unwrap_or((route.pool, route.epoch));
@@ -212,7 +265,7 @@ impl Model for System {
         vec![State {
             edits: 0,
             pools: [Some(pool), None],
-            closing: [false; 2],
+            retiring: None,
             personas: [persona.clone(), persona],
             queue,
             workers: [IDLE, Process::Absent],
@@ -224,18 +277,33 @@ impl Model for System {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let wanted = self.wanted(state);
-        // Who closes and deletes a pool decides nothing between the two.
-        if state.left.edits > 0 && !state.closing.contains(&true) {
-            actions.push(Action::EditTopology);
-        }
         if state.stale.is_some() {
-            actions.push(Action::DeliverStale);
+            actions.push(Action::GoOnStale);
+        }
+        // Who takes a pool away decides nothing before that is done, or was refused.
+        if state.retiring.is_some() {
+            actions.push(Action::GoOnRetiring);
+            if state.left.failovers > 0 {
+                actions.push(Action::Failover { call: None });
+            }
+        } else {
+            if state.left.edits > 0 {
+                actions.push(Action::EditTopology);
+            }
+            for pool in 0..2 {
+                let is_made = state.pools[pool].is_none();
+                if let Some(spec) = wanted.apply[pool]
+                    && !(is_made && state.is_called_into(pool))
+                {
+                    actions.push(Action::Apply { pool, spec });
+                }
+                if wanted.retire[pool] {
+                    actions.push(Action::Retire { pool });
+                }
+            }
         }
         for pool in 0..2 {
-            if let Some(spec) = wanted.apply[pool] {
-                actions.push(Action::Apply { pool, spec });
-            }
-            pool_actions(state, pool, wanted.retire[pool], actions);
+            pool_actions(state, pool, actions);
             worker_actions(state, pool, self.is(Bug::DrainNotAtomicWithTake), actions);
         }
         for persona in 0..2 {
@@ -243,7 +311,8 @@ impl Model for System {
             if state.personas[persona].call.is_some() {
                 actions.push(Action::Deliver { persona });
                 if state.left.failovers > 0 {
-                    actions.push(Action::Failover { persona });
+                    let call = Some(persona);
+                    actions.push(Action::Failover { call });
                 }
             } else if self.planned(state, persona).is_some() {
                 actions.push(Action::Decide { persona });
@@ -290,6 +359,8 @@ impl Model for System {
             Property::always(COMES_TO_REST, |system: &Self, state: &State| {
                 let mut actions = Vec::new();
                 system.actions(state, &mut actions);
+                // What is refused again and again is no way on.
+                actions.retain(|action| !state.retires_in_vain(*action));
                 let mut actions = actions.into_iter();
                 actions.any(|action| system.next_state(state, action).is_some())
                     || system.is_at_rest(state)
@@ -309,14 +380,10 @@ pub const COMES_TO_REST: &str =
     "it comes to rest with every task answered and every persona where it belongs";
 pub const THERE_AND_BACK: &str = "everybody moves and every task is answered";
 
-fn pool_actions(state: &State, pool: usize, retire: bool, actions: &mut Vec<Action>) {
+fn pool_actions(state: &State, pool: usize, actions: &mut Vec<Action>) {
     let is_open = state.queue.open[pool];
-    match state.pools[pool] {
-        Some(_) if state.closing[pool] => actions.push(Action::Delete { pool }),
-        Some(_) if retire => actions.push(Action::Close { pool }),
-        // One that is gone and still open: src/controller/contact.rs, `close_pools`.
-        None if is_open => actions.push(Action::Close { pool }),
-        _ => {}
+    if state.pools[pool].is_none() && is_open {
+        actions.push(Action::CloseGone { pool });
     }
     if let Some(object) = state.pools[pool] {
         if !is_open {
@@ -352,153 +419,5 @@ fn worker_actions(state: &State, worker: usize, two_steps: bool, actions: &mut V
                 actions.extend([Action::Crash { worker }, Action::Hang { worker }]);
             }
         }
-    }
-}
-
-impl State {
-    /// Does it; none where it cannot be done.
-    fn act(&mut self, system: &System, action: Action) -> Option<()> {
-        match action {
-            Action::Enqueue { persona } => {
-                self.left.tasks = self.left.tasks.checked_sub(1)?;
-                self.queue.enqueue(persona)?;
-            }
-            Action::EditTopology => {
-                self.left.edits = self.left.edits.checked_sub(1)?;
-                self.edits += 1;
-            }
-            Action::Apply { pool, spec } => {
-                let shown = self.pools[pool].is_some_and(|pool| pool.shown);
-                let ready = false;
-                self.pools[pool] = Some(Object { spec, ready, shown });
-            }
-            Action::Close { pool } => {
-                self.queue.close(pool, Plans::epoch(self.edits))?;
-                self.closing[pool] = self.pools[pool].is_some();
-            }
-            Action::Delete { pool } => {
-                self.closing[pool] = false;
-                self.pools[pool] = None;
-            }
-            Action::Open { pool } => self.queue.open(pool),
-            Action::Start { pool } => {
-                self.workers[pool] = IDLE;
-                self.queue.register(pool);
-            }
-            Action::ShowReady { pool } => self.show_ready(pool)?,
-            Action::Drain { worker } => self.drain(worker)?,
-            Action::Remove { worker } => self.remove(worker)?,
-            Action::Reap { worker } => self.queue.lose(worker),
-            Action::Decide { persona } => {
-                self.personas[persona].call = system.planned(self, persona);
-            }
-            Action::Deliver { persona } => self.deliver(system, persona)?,
-            Action::Ask { worker } => self.asked[worker] = self.queue.may_take(worker),
-            Action::Take { worker, persona } => self.take(worker, persona)?,
-            Action::Finish { worker, task } => self.finish(system, worker, task)?,
-            Action::Crash { worker } => {
-                self.left.crashes = self.left.crashes.checked_sub(1)?;
-                self.workers[worker] = Process::Dead;
-            }
-            Action::Hang { worker } => {
-                self.left.crashes = self.left.crashes.checked_sub(1)?;
-                self.queue.leases(worker).next()?;
-                self.queue.lose(worker);
-            }
-            Action::Restart { worker } => {
-                self.workers[worker] = IDLE;
-                self.queue.register(worker);
-            }
-            Action::Failover { persona } => self.fail_over(persona)?,
-            Action::DeliverStale => {
-                let (persona, call) = self.stale.take()?;
-                self.queue
-                    .route(persona, call.target, call.epoch, system.bug);
-            }
-        }
-        Some(())
-    }
-
-    fn show_ready(&mut self, pool: usize) -> Option<()> {
-        let works = matches!(self.workers[pool], Process::Up { .. }) && self.queue.may_take(pool);
-        let object = self.pools[pool].as_mut().filter(|_| works)?;
-        object.ready = true;
-        object.shown = true;
-        Some(())
-    }
-
-    /// A pod that goes with its pool, or is replaced.
-    fn drain(&mut self, worker: usize) -> Option<()> {
-        if !self.queue.may_take(worker) {
-            return None;
-        }
-        if self.pools[worker].is_some() {
-            self.left.rollouts = self.left.rollouts.checked_sub(1)?;
-        }
-        self.queue.drain(worker);
-        Some(())
-    }
-
-    /// src/controller/pool/plan.rs, `remove_drained`: it drained, and nothing of it runs.
-    fn remove(&mut self, worker: usize) -> Option<()> {
-        let drained = self.queue.books[worker].is_some_and(|book| book.draining);
-        if !drained || self.queue.leases(worker).next().is_some() {
-            return None;
-        }
-        self.workers[worker] = Process::Absent;
-        self.queue.forget(worker);
-        if let Some(pool) = &mut self.pools[worker] {
-            pool.ready = false;
-        }
-        Some(())
-    }
-
-    /// src/controller/persona/apply.rs
-    fn deliver(&mut self, system: &System, which: usize) -> Option<()> {
-        let persona = &mut self.personas[which];
-        let call = persona.call.take()?;
-        match self.queue.route(which, call.target, call.epoch, system.bug) {
-            RouteAnswer::Routed(pool) => {
-                let pool = match system.is(Bug::BelievesItsMemory) {
-                    true => call.target.unwrap_or(call.believed),
-                    false => pool,
-                };
-                persona.known = Some((pool, call.epoch));
-                persona.says = pool;
-            }
-            RouteAnswer::ClosedPool => persona.known = None,
-            RouteAnswer::StaleEpoch => {}
-        }
-        Some(())
-    }
-
-    /// Another controller leads, and knows nothing; a call of the one before is still on its way.
-    fn fail_over(&mut self, persona: usize) -> Option<()> {
-        self.left.failovers = self.left.failovers.checked_sub(1)?;
-        self.stale = Some((persona, self.personas[persona].call?));
-        for persona in &mut self.personas {
-            persona.call = None;
-            persona.known = None;
-        }
-        self.closing = [false; 2];
-        Some(())
-    }
-
-    fn take(&mut self, worker: usize, persona: usize) -> Option<()> {
-        let (task, fence) = self.queue.pop(worker, persona)?;
-        self.asked[worker] = false;
-        if let Process::Up { holds } = &mut self.workers[worker] {
-            holds[task] = Some(fence);
-        }
-        Some(())
-    }
-
-    fn finish(&mut self, system: &System, worker: usize, task: usize) -> Option<()> {
-        let Process::Up { holds } = &mut self.workers[worker] else {
-            return None;
-        };
-        let fence = holds[task].take()?;
-        self.queue.finish(task, fence, system.bug);
-        Some(())
     }
 }

@@ -21,7 +21,7 @@ use testbed::component::{Component, Spec};
 use testbed::net::Port;
 use testbed::probe::Probe;
 use testbed::run_dir::RunDir;
-use testbed::{Cluster, ProcessNode, ProcessNodeOptions, Redis, RedisOptions};
+use testbed::{Chat, Cluster, ProcessNode, ProcessNodeOptions, Redis, RedisOptions};
 use tokio::sync::OnceCell;
 
 /// Longest wait for something that must happen, on a loaded machine.
@@ -336,6 +336,11 @@ impl Operator {
             .exec_async(&mut connection)
             .await?;
         Ok(())
+    }
+
+    /// A client of the gateway.
+    pub fn chat(&self) -> Result<Chat> {
+        Chat::new(&self.url(""), API_KEY)
     }
 
     /// Asks a persona; the answer as it comes back.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Preconditions};
+use persona_operator::api::names::ANNOTATION_OPENED;
 use persona_operator::api::runtime::PersonaConfig;
 use persona_operator::api::{Persona, PersonaTopology, WorkerPool};
 use persona_operator::queue::NamespaceQueue;
@@ -237,4 +238,50 @@ async fn a_pool_that_was_closed_behind_its_back_opens_again_for_who_belongs_ther
     operator.ready::<Persona>("helper").await?;
     assert_eq!(operator.answer("helper").await?, "Hi");
     operator.stop().await
+}
+
+#[tokio::test]
+async fn a_managed_pool_that_was_closed_is_written_to_before_it_opens_again() -> Result<()> {
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("reopened").await?;
+    // It waits for its key, so that its pool is there, ready and empty.
+    let keyed = json!({"model": {"apiKeySecretRef": {"name": "missing", "key": "key"}}});
+    operator.persona("waits", &model.base_url(), keyed).await?;
+    let listed = |t: Option<&PersonaTopology>| {
+        t.and_then(|t| t.status.as_ref())
+            .is_some_and(|s| !s.pools.is_empty())
+    };
+    let topology = operator.until("default", "decided", listed).await?;
+    let status = topology.and_then(|t| t.status).context("no status")?;
+    let pool = status.pools[0].name.clone();
+    let seen = operator.ready::<WorkerPool>(&pool).await?.context("gone")?;
+    let mark = |pool: &WorkerPool| pool.annotations().get(ANNOTATION_OPENED).cloned();
+    assert_eq!(mark(&seen), None);
+    let queue = operator.queue()?;
+    assert_eq!(queue.close(&pool, 0).await?, CloseAnswer::Closed);
+    // Who closed it deletes it as it was before that.
+    let marked = move |pool: Option<&WorkerPool>| pool.and_then(mark).is_some();
+    operator.until(&pool, "marked", marked).await?;
+    eventually_open(&queue, &pool).await?;
+    let as_it_was = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: seen.uid(),
+            resource_version: seen.resource_version(),
+        }),
+        ..DeleteParams::default()
+    };
+    let refused = operator.all::<WorkerPool>().delete(&pool, &as_it_was).await;
+    let refused = refused.err().context("it was deleted")?;
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 409));
+    operator.stop().await
+}
+
+async fn eventually_open(queue: &NamespaceQueue, pool: &str) -> Result<()> {
+    let open = async {
+        while !queue.pools().await?.contains(&pool.to_owned()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, open).await?
 }

@@ -72,6 +72,19 @@ async fn a_lease_that_is_not_renewed_gives_the_task_to_another_worker() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ended_after_the_clock_was_looked_at_is_left() {
+    let q = fixture().await;
+    let seen = q.queue.now_ms().await.expect("a time");
+    q.pass(Duration::from_millis(2)).await;
+    let w = q.unregistered("w", "pool", 4).dying();
+    taken_by(&q, &w).await;
+    let reap_as_of = async |seen| q.ns.reap_as_of(10, seen).await.expect("reaped").tasks;
+    assert_eq!(reap_as_of(seen).await, []);
+    let seen = q.queue.now_ms().await.expect("a time");
+    assert_eq!(reap_as_of(seen).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_lease_that_is_renewed_is_not_reaped() {
     let q = fixture().await;
     let mut w = q.unregistered("w", "pool", 4).dying();

@@ -235,6 +235,13 @@ impl Model {
             .collect()
     }
 
+    /// As [`Self::served`], by a worker of another pool: not those that may have taken workers along.
+    pub fn helped(&self, pool: usize, worker: usize) -> Vec<usize> {
+        let mut members = self.served(pool, worker);
+        members.retain(|id| self.personas[*id].lost == 0);
+        members
+    }
+
     /// Recomputed: who is to be in the order of a pool and lane, and who may or may not be.
     pub fn ready(&self, pool: usize, in_lane: usize) -> (BTreeSet<usize>, BTreeSet<usize>) {
         let runnable = (0..PERSONAS).filter(|id| {

@@ -1,8 +1,10 @@
-//! A persona whose tasks take workers along, one after the other, must not take down a shared pool.
+//! A persona whose tasks take workers along, one after the other, must not take down a shared pool, nor
+//! by their help those of others.
 
 use persona_operator::queue::fleet::Fate;
+use persona_operator::queue::submit::Enqueue;
 
-use crate::support::{Fixture, fixture, numbered, persona};
+use crate::support::{Fixture, PAYLOAD, fixture, numbered, persona};
 use crate::worker::Worker;
 
 /// A pool that `bad`, with many tasks, shares with `good`; its one worker runs everything alone.
@@ -116,6 +118,41 @@ async fn who_shares_its_pool_with_nobody_is_not_held() {
         dies_of_it(&q, &w).await;
     }
     assert_eq!(held_for_ms(&q).await, None);
+}
+
+#[tokio::test]
+async fn who_is_alone_in_its_pool_takes_no_worker_of_another_pool_along() {
+    let (q, own) = shared().await;
+    q.open(&["other"]).await;
+    q.route(&persona("good").pool("other")).await;
+    let thief = q.unregistered("thief", "other", 4).stealing(&["pool"]);
+    thief.register().await;
+    // Nobody knows it yet: the worker that helps is the first one.
+    thief.takes(4, &["b0"]).await;
+    let lost = q.ns.reap_worker("thief").await.expect("reaped");
+    assert_eq!(lost[0].fate, Fate::Requeued);
+    for _ in 0..5 {
+        thief.takes(4, &[]).await;
+        dies_of_it(&q, &own).await;
+    }
+    // Nor is it helped with a task that was never lost, and goes before the others.
+    for task in ["b0", "b1"] {
+        q.ns.cancel(task).await.expect("cancelled");
+    }
+    let urgent = Enqueue {
+        priority: 50,
+        ..Enqueue::new("bad", "urgent", PAYLOAD)
+    };
+    q.submit(&urgent).await;
+    thief.takes(4, &[]).await;
+    assert_eq!(
+        held_for_ms(&q).await,
+        None,
+        "its own pool is its own matter"
+    );
+    let survived = own.takes(1, &["urgent"]).await;
+    own.finish(&survived[0]).await;
+    thief.takes(4, &["b2"]).await;
 }
 
 #[tokio::test]

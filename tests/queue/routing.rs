@@ -247,3 +247,19 @@ async fn names_that_would_break_out_of_their_key_never_reach_redis() {
         assert!(q.queue.namespace(name).is_err());
     }
 }
+
+#[tokio::test]
+async fn a_pool_is_not_opened_again_by_who_has_not_seen_it_closed() {
+    let q = fixture().await;
+    let closings = async || q.ns.closings().await.expect("a count");
+    let open_again = async |seen| q.ns.open_again("a", seen).await.expect("an answer");
+    let is_open = async || q.stats("a").await.open;
+    let at_first = closings().await;
+    assert!(open_again(at_first).await && is_open().await);
+    q.ns.close("a", 1).await.expect("closed");
+    assert!(!open_again(at_first).await && !is_open().await);
+    let seen = closings().await;
+    q.ns.close("a", 1).await.expect("closed");
+    assert!(!open_again(seen).await && !is_open().await);
+    assert!(open_again(closings().await).await && is_open().await);
+}

@@ -188,18 +188,18 @@ async fn a_worker_that_only_steals_is_not_held_for_the_task_of_another_pool() {
 }
 
 #[tokio::test]
-async fn an_idle_thief_runs_the_task_alone() {
+async fn a_thief_leaves_the_task_to_the_workers_of_its_pool_also_when_it_is_idle() {
     let q = pool().await;
     suspect(&q, 3).await;
+    q.route(&persona("busy")).await;
+    q.enqueue("busy", "b0").await;
     q.open(&["home"]).await;
     let thief = q.unregistered("thief", "home", 4).stealing(&["pool"]);
     thief.register().await;
-    let task = alone(&thief, 4).await;
-    q.route(&persona("own").pool("home")).await;
-    q.enqueue("own", "o0").await;
+    thief.takes(4, &["b0"]).await;
     thief.takes(3, &[]).await;
-    thief.finish(&task).await;
-    thief.takes(4, &["o0"]).await;
+    let w = q.worker("w", "pool", 4).await;
+    alone(&w, 4).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use persona_operator::queue::work::ReleaseReason;
+
 use crate::support::{Fixture, fixture, numbered, persona};
 use crate::worker::Worker;
 
@@ -45,15 +47,92 @@ async fn only_pools_that_may_be_stolen_from_lose_tasks() {
     q.worker("honest", "rich", 4).await.takes(4, &[]).await;
 }
 
+/// Another pool with a persona of its name, which `thief` may help too.
+async fn beside(q: &Fixture, thief: Worker, pool: &str) -> Worker {
+    q.open(&[pool]).await;
+    q.route(&persona(pool).pool(pool).concurrency(100)).await;
+    thief.stealing(&["rich", pool])
+}
+
+/// Enqueues, so that whatever comes next is younger.
+async fn first(q: &Fixture, persona: &str, tasks: Vec<String>) {
+    q.enqueue_all(persona, tasks).await;
+    q.pass(Duration::from_millis(2)).await;
+}
+
 #[tokio::test]
-async fn several_pools_are_stolen_from_in_the_order_given() {
+async fn of_several_pools_the_one_that_has_waited_longest_is_helped_first() {
     let (q, thief) = pools(4).await;
-    q.open(&["third"]).await;
-    q.route(&persona("t").pool("third")).await;
-    q.enqueue("t", "t0").await;
-    q.enqueue_all("r", numbered("r", 2)).await;
-    let thief = thief.stealing(&["third", "rich"]);
+    let thief = beside(&q, thief, "third").await;
+    first(&q, "third", numbered("t", 9)).await;
+    q.enqueue_all("r", numbered("r", 9)).await;
+    let taken = thief.takes(4, &["t0", "t1", "t2"]).await;
+    for task in &taken {
+        thief.finish(task).await;
+    }
+    // Now the first of "rich" is older than what is there.
+    for task in numbered("t", 9).iter().skip(3) {
+        q.ns.cancel(task).await.expect("cancelled");
+    }
+    q.pass(Duration::from_millis(2)).await;
+    q.enqueue("third", "young").await;
+    thief.takes(4, &["r0", "r1", "r2"]).await;
+}
+
+#[tokio::test]
+async fn what_the_first_pool_leaves_of_a_thief_goes_to_the_next() {
+    let (q, thief) = pools(4).await;
+    let thief = beside(&q, thief, "third").await;
+    first(&q, "third", numbered("t", 1)).await;
+    q.enqueue_all("r", numbered("r", 9)).await;
     thief.takes(4, &["t0", "r0", "r1"]).await;
+}
+
+#[tokio::test]
+async fn a_pool_has_waited_as_long_as_the_one_who_has_had_most_there() {
+    let (q, thief) = pools(4).await;
+    let thief = beside(&q, thief, "third").await;
+    // `t` has had its share; `third` comes first, with a task of just now.
+    q.route(&persona("t").pool("third")).await;
+    q.enqueue_all("t", numbered("t", 2)).await;
+    let own = q.worker("own-of-third", "third", 1).await;
+    let served = own.take_one().await;
+    q.pass(Duration::from_millis(5)).await;
+    own.finish(&served).await;
+    q.enqueue_all("r", numbered("r", 9)).await;
+    q.pass(Duration::from_millis(2)).await;
+    q.enqueue("third", "young").await;
+    thief.takes(4, &["young", "t1", "r0"]).await;
+}
+
+#[tokio::test]
+async fn who_waits_because_it_is_left_alone_does_not_bring_its_pool_to_the_front() {
+    let (q, thief) = pools(4).await;
+    let thief = beside(&q, thief, "third").await;
+    q.route(&persona("bad").pool("third").attempts(100)).await;
+    q.enqueue("bad", "b").await;
+    let own = q.worker("own-of-third", "third", 1).await;
+    own.take_one().await;
+    q.ns.reap_worker(&own.uid).await.expect("reaped");
+    q.enqueue_all("r", numbered("r", 9)).await;
+    q.pass(Duration::from_millis(2)).await;
+    q.enqueue("third", "young").await;
+    thief.takes(4, &["r0", "r1", "r2"]).await;
+}
+
+#[tokio::test]
+async fn a_pool_whose_pause_is_over_is_helped_too() {
+    let (q, thief) = pools(4).await;
+    let thief = beside(&q, thief, "third").await;
+    first(&q, "third", numbered("t", 2)).await;
+    let own = q.worker("own-of-third", "third", 1).await;
+    let refused = own.take_one().await;
+    let pause = Duration::from_millis(20);
+    own.release(&refused, ReleaseReason::RateLimited, pause)
+        .await;
+    q.enqueue_all("r", numbered("r", 1)).await;
+    q.pass(pause).await;
+    thief.takes(4, &["t0", "t1", "r0"]).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use persona_operator::queue::submit::{CancelAnswer, ClaimAnswer, EnqueueAnswer};
 use persona_operator::queue::task::{Chunk, OutcomeKind};
-use persona_operator::queue::work::{Fenced, LEASE, ReleaseReason};
+use persona_operator::queue::work::{Fenced, LEASE, ReleaseReason, Taken};
 
 use crate::model::{Hold, MAX_LENGTH, Model, SERVES, SLOTS, STEALS, State, lane};
 use crate::support::{PAYLOAD, completed, ids};
@@ -68,27 +68,53 @@ impl World {
             self.given(id, slots, task, worker.lease);
         }
         self.sync_late().await;
-        let mut left = free;
-        let steals = STEALS[id].iter().map(|number| (*number, true));
-        for (number, stolen) in std::iter::once((id, false)).chain(steals) {
-            let most = if stolen { left.saturating_sub(1) } else { left };
-            let there = before.served(number, id);
-            let available: usize = there.iter().map(|id| before.available(*id)).sum();
-            let of_pool = answer.tasks.iter().filter(|task| task.pool == pool(number));
-            let got = of_pool.count();
-            assert!(
-                got <= most,
-                "w{id} takes {got} of {most} from pool {number}"
-            );
-            if !solo_waits {
-                assert_eq!(got, available.min(most), "w{id} takes from pool {number}");
-            }
-            left -= got;
-            self.first_come(&before, &there, &taken, solo_waits);
-            if most > 0 && !solo_waits {
-                self.wake(number);
-            }
+        let own = self.taken_from(&before, id, id, free, &answer.tasks);
+        let left = free - own;
+        // Which of the others has waited longest depends on virtual time, too: together they fill the slots.
+        let most = left.saturating_sub(1);
+        let (mut stolen, mut available) = (0, 0);
+        for number in STEALS[id] {
+            stolen += self.taken_from(&before, id, *number, most, &answer.tasks);
+            let helped = before.helped(*number, id);
+            let of_pool = helped.iter().map(|id| before.available(*id));
+            available += of_pool.sum::<usize>();
         }
+        assert!(stolen <= most, "w{id} steals {stolen} of {most}");
+        if solo_waits {
+            return;
+        }
+        let there = before.served(id, id);
+        let mine: usize = there.iter().map(|id| before.available(*id)).sum();
+        assert_eq!(own, mine.min(free), "w{id} takes from its pool");
+        assert_eq!(stolen, available.min(most), "w{id} helps");
+        self.wake(id);
+        for number in STEALS[id].iter().filter(|_| most > 0) {
+            self.wake(*number);
+        }
+    }
+
+    /// How many of the tasks are of a pool; those left in good order.
+    fn taken_from(
+        &self,
+        before: &Model,
+        id: usize,
+        number: usize,
+        most: usize,
+        tasks: &[Taken],
+    ) -> usize {
+        let there = if id == number {
+            before.served(number, id)
+        } else {
+            before.helped(number, id)
+        };
+        let of_pool = tasks.iter().filter(|task| task.pool == pool(number));
+        let got = of_pool.count();
+        assert!(
+            got <= most,
+            "w{id} takes {got} of {most} from pool {number}"
+        );
+        self.first_come(before, &there, &ids(tasks), before.solo_waits());
+        got
     }
 
     /// Each persona's tasks left from the head of its queue, and no persona of lower priority was

@@ -180,6 +180,9 @@ impl World {
         let p = &self.m.personas[task.persona];
         assert_eq!(Some(taken.pool.clone()), p.pool.map(pool));
         assert_eq!(taken.generation, p.generation);
+        if p.pool != Some(worker) {
+            assert_eq!((solo, p.lost), (false, 0), "{id} may take a helper along");
+        }
         if solo {
             let beside = self.m.leased(worker);
             assert!(beside.is_empty(), "{id} is not alone: {beside:?}");

@@ -101,12 +101,13 @@ pub async fn close_pool(cx: &Context, namespace: &str, pool: &str) -> Result<boo
     }
 }
 
-/// Gives back what has expired in a namespace.
+/// Gives back what had expired in a namespace when the queue's clock showed `seen_ms`.
 ///
 /// # Errors
 /// When the queue refuses, or gives no answer.
-pub async fn reap(cx: &Context, namespace: &str, limit: u32) -> Result<(), Error> {
-    let Sweep { tasks, ended } = cx.queue.namespace(namespace)?.reap(limit).await?;
+pub async fn reap(cx: &Context, namespace: &str, limit: u32, seen_ms: u64) -> Result<(), Error> {
+    let queue = cx.queue.namespace(namespace)?;
+    let Sweep { tasks, ended } = queue.reap_as_of(limit, seen_ms).await?;
     count(cx, namespace, &ended);
     look_at(cx, namespace, &tasks).await;
     if !tasks.is_empty() {

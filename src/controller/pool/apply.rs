@@ -3,15 +3,19 @@
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
-use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
 
+use super::FIELD_MANAGER;
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
-use crate::api::names::{LABEL_PHASE, LABEL_POOL};
+use crate::api::names::{ANNOTATION_OPENED, LABEL_PHASE, LABEL_POOL, of_topology};
 use crate::api::{Device, WorkerPool};
 use crate::controller::context::News;
+use crate::controller::status::is_gone;
 use crate::controller::{Context, Error};
+use crate::queue::NamespaceQueue;
 use crate::queue::task::Duties;
 
 /// Requests to the API server under way at once, a pool.
@@ -36,7 +40,7 @@ pub async fn apply(
     if let Ok(stats) = &o.stats
         && !stats.open
     {
-        queue.open(&o.pool.name_any()).await?;
+        open(cx, &queue, o).await?;
         cx.observer.look(&namespace, &o.pool.name_any());
     }
     if let Ok(stats) = &o.stats {
@@ -65,6 +69,36 @@ pub async fn apply(
     delete(cx, &pods, o, &plan.delete).await;
     if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
         memory.tidied = Some(o.template.hash.clone());
+    }
+    Ok(())
+}
+
+/// Opens the pool in the queue. One that has been ready may be entered at once; and whoever has closed it,
+/// perhaps a controller that does not know that it was replaced, may be about to delete it as it was then.
+/// So its object is written before, and it stays closed if it is closed once more meanwhile.
+async fn open(cx: &Context, queue: &NamespaceQueue, o: &Observed) -> Result<(), Error> {
+    let (pool, name) = (&o.pool, o.pool.name_any());
+    if !of_topology(&pool.metadata) || pool.status.is_none() {
+        return Ok(queue.open(&name).await?);
+    }
+    let closings = queue.closings().await?;
+    let mark = json!({"metadata": {
+        "uid": pool.uid(),
+        "annotations": {ANNOTATION_OPENED: o.now.to_string()},
+    }});
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let api: Api<WorkerPool> =
+        Api::namespaced(cx.client.clone(), &pool.namespace().unwrap_or_default());
+    match api.patch(&name, &params, &Patch::Merge(&mark)).await {
+        Ok(written) => cx.stores.written_pools.wrote(written),
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    if !queue.open_again(&name, closings).await? {
+        tracing::debug!(pool = name, "not opened yet: a pool was closed meanwhile");
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ local function close(ns, a)
   if #members > 0 or running > 0 then return { 'busy', #members, queued, running } end
   call('DEL', ns .. 'pool:' .. pool, ns .. 'members:' .. pool, ns .. 'active:' .. pool, ns .. 'later:' .. pool)
   call('SREM', ns .. 'pools', pool)
+  call('INCR', ns .. 'closings')
   local layout, epoch = ns .. 'layout', tonumber(a[2])
   if epoch > tonumber(call('GET', layout) or 0) then call('SET', layout, epoch) end
   return { 'closed' }

@@ -28,16 +28,17 @@ local function sweep_worker(ns, uid, seen, now)
   end
 end
 
--- args: limit
+-- args: limit seen_ms(of workers, what was not over then is left)
 local function reap(ns, a)
   local now, limit, report = clock_ms(), tonumber(a[1]), {}
+  local ended_by = math.min(now, tonumber(a[2] or now)) -- an earlier version says none
   expire_queued(ns, now, limit, report)
   local workers = call('ZRANGE', ns .. 'workers', 0, -1, 'WITHSCORES')
   for i = 1, #workers, 2 do
     if #report >= limit then break end
     local uid = workers[i]
-    lose(ns, uid, call('ZRANGE', ns .. 'lease:' .. uid, '-inf', now, 'BYSCORE', 'LIMIT', 0, limit), now, report)
-    sweep_worker(ns, uid, tonumber(workers[i + 1]), now)
+    lose(ns, uid, call('ZRANGE', ns .. 'lease:' .. uid, '-inf', ended_by, 'BYSCORE', 'LIMIT', 0, limit), now, report)
+    sweep_worker(ns, uid, tonumber(workers[i + 1]), ended_by)
   end
   for _, pool in ipairs(call('SMEMBERS', ns .. 'pools')) do
     local next = tonumber(call('HGET', ns .. 'pool:' .. pool, 'next') or 0)

@@ -70,6 +70,12 @@ end
 
 local NOBODY = {}
 
+-- Who may have taken a worker along is left to the workers of its own pool: helped by others, it would
+-- take down pool after pool.
+local function is_left_alone(c, w)
+  return c.p.lost > 0 and c.p.pool ~= w.pool
+end
+
 -- The candidate to serve, and those before it that this puts off. It is the first in order, or a later one
 -- of its priority whose persona needs what this worker has loaded. Nobody is put off more than PASSES times
 -- in a row. The later one may be ahead of its share by what PASSES of its tasks cost: beyond that, what
@@ -82,7 +88,7 @@ local function choose(ns, pool, list, clocks, w)
   for _ = 1, LOOK_AHEAD do
     if not c or c.band ~= first.band then break end
     c.choice = w.choice
-    if look_at(ns, c, pool) and not (c.tasks and c.running >= c.p.concurrency) then
+    if look_at(ns, c, pool) and not is_left_alone(c, w) and not (c.tasks and c.running >= c.p.concurrency) then
       local p = c.p
       start = start or math.max(p.vt, clocks['vt:' .. p.priority])
       local loaded = p.needs == '' or w.loaded[p.needs]
@@ -102,19 +108,19 @@ local function put_off(list)
   end
 end
 
--- The candidate's persona, if it may begin one more.
-local function open_persona(ns, c, pool)
+-- The candidate's persona, if it may begin one more with this worker.
+local function open_persona(ns, c, pool, w)
   if not c.tasks then
     look_at(ns, c, pool)
     c.running = call('SCARD', ns .. 'run:' .. c.id)
     c.tasks = {}
   end
-  return c.here and c.p.suspended == 0 and c.running < c.p.concurrency
+  return c.here and c.p.suspended == 0 and c.running < c.p.concurrency and not is_left_alone(c, w)
 end
 
 -- A task that must run alone waits for an empty worker. So that a busy pool does not starve it, one
 -- worker of the pool is held for it (takes nothing more until it is empty) unless another live one
--- is. Not a thief: it would take its own pool's tasks first when it is empty, and so never be alone.
+-- is. Not a thief, which leaves such a task to the workers of its pool.
 local function hold_for(ns, t, c, w, now)
   if c.p.pool ~= w.pool then return end
   local key = ns .. 't:' .. t.id
@@ -145,7 +151,7 @@ local function next_task(ns, c, w, now)
       elseif t.enqueued_at < c.p.since then
         call('ZREM', ns .. 'due', t.id)
         orphaned(ns, t)
-      elseif t.solo and w.held > 0 then
+      elseif t.solo and (w.held > 0 or c.p.pool ~= w.pool) then
         call('ZADD', queue, head[2], t.id)
         hold_for(ns, t, c, w, now)
         return nil
@@ -204,7 +210,7 @@ local function take_from(ns, pool, lanes, w, now, taken)
     while w.free > 0 do
       local c, ahead = choose(ns, pool, list, clocks, w)
       if not c then break end
-      local t = open_persona(ns, c, pool) and next_task(ns, c, w, now)
+      local t = open_persona(ns, c, pool, w) and next_task(ns, c, w, now)
       if t then
         local field = 'vt:' .. c.p.priority
         local before, clock = clocks[field], nil
@@ -225,6 +231,38 @@ local function take_from(ns, pool, lanes, w, now, taken)
     if w.free == 0 or not full then break end
   end
   return next > 0 and next - now or 0
+end
+
+-- The order of the head of the queue that has waited longest in a pool; none where nobody is runnable. It
+-- looks at whose turn is next and at who has had most, in each lane: to know it of all would cost every
+-- verb more. Who is left alone does not count.
+local function longest_wait(ns, pool, lanes)
+  local oldest
+  for _, lane in ipairs(lanes) do
+    local ready, seen = ns .. 'ready:' .. pool .. ':' .. lane, nil
+    for _, place in ipairs { 0, -1 } do
+      local id = call('ZRANGE', ready, place, place)[1]
+      if not id or id == seen then break end
+      seen, oldest = id, oldest or math.huge
+      local p, head = load_persona(ns, id), call('ZRANGE', ns .. 'q:' .. id, 0, 0, 'WITHSCORES')
+      if p and p.lost == 0 and head[2] then oldest = math.min(oldest, tonumber(head[2]) % BAND) end
+    end
+  end
+  return oldest
+end
+
+-- Pools to help, the one that has waited longest first, without those where nothing is to be done.
+local function by_wait(ns, pools, lanes, now)
+  if #pools < 2 then return pools end
+  local order, waits = {}, {}
+  for _, pool in ipairs(pools) do
+    local next = tonumber(call('HGET', ns .. 'pool:' .. pool, 'next') or 0)
+    if next > 0 and next <= now then wake_later(ns, pool, now) end
+    waits[pool] = longest_wait(ns, pool, lanes)
+    if waits[pool] then order[#order + 1] = pool end
+  end
+  table.sort(order, function(a, b) return waits[a] < waits[b] end)
+  return order
 end
 
 -- Whether the task that this worker is held for still waits for it.
@@ -280,7 +318,7 @@ local function take(ns, a)
   if h[5] and h[5] ~= '' and not (leased > 0) then call('HSET', worker, 'hold', '') end
   local taken, look_again = {}, 0
   if w.free > 0 then look_again = take_from(ns, pool, lanes, w, now, taken) end
-  for _, other in ipairs(steal) do
+  for _, other in ipairs(w.free > 1 and by_wait(ns, steal, lanes, now) or {}) do
     if w.free > 1 then
       w.free, w.skipped = w.free - 1, 0
       take_from(ns, other, lanes, w, now, taken)

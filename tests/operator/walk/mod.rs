@@ -1,23 +1,29 @@
 //! A namespace that grows and shrinks over all thresholds, with a client on each persona that asks again
-//! as soon as it was answered. A test walks once, the soak longer.
+//! as soon as it was answered: with worker processes, in a test once and in the soak longer, and with real
+//! pods.
+
+mod land;
+mod seen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use persona_operator::api::{Persona, PersonaTopology, Phase, WorkerPool};
-use serde_json::{Value, json};
+use serde_json::json;
 use testbed::upstream::{Upstream, says};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Operator, PATIENCE, condition};
+pub use land::Land;
+use seen::Seen;
 
 /// Numbers of personas, and the phase that each brings.
 pub const STOPS: [(usize, Phase); 5] = [
@@ -82,21 +88,36 @@ impl Display for Report {
     }
 }
 
-/// Walks the stops so many times.
+/// A model that gives the last words of each request back, and keeps book of them.
+pub struct Model {
+    upstream: Upstream,
+    seen: Arc<Seen>,
+}
+
+impl Model {
+    pub async fn start() -> Self {
+        let seen = Arc::new(Seen::default());
+        let book = seen.clone();
+        let upstream = Upstream::start(move |asked| says(&[&book.arrived(&asked.body)])).await;
+        Self { upstream, seen }
+    }
+
+    pub fn server(&self) -> &Upstream {
+        &self.upstream
+    }
+}
+
+/// Walks the stops so many times. `endpoint` is where workers reach the model.
 ///
 /// # Errors
 /// A request that was lost, doubled or out of order, or a way that does not come to its end.
-pub async fn walk(operator: &Arc<Operator>, times: usize) -> Result<Report> {
-    let seen = Arc::new(Seen::default());
-    let book = seen.clone();
-    let model = Upstream::start(move |asked| says(&[&book.arrived(&asked.body)])).await;
-    operator
-        .share(json!({"stabilization": "1s", "pool": {"maxReplicas": 2}}))
-        .await?;
+pub async fn walk(land: Land, model: Model, endpoint: &str, times: usize) -> Result<Report> {
+    let spec = json!({"stabilization": "1s", "pool": {"maxReplicas": 2}});
+    land.create::<PersonaTopology>("default", spec).await?;
     let mut walker = Walker {
-        operator: operator.clone(),
+        land,
         model,
-        seen,
+        endpoint: endpoint.to_owned(),
         clients: JoinSet::new(),
         stops: Vec::new(),
         made: 0,
@@ -111,9 +132,9 @@ pub async fn walk(operator: &Arc<Operator>, times: usize) -> Result<Report> {
 }
 
 struct Walker {
-    operator: Arc<Operator>,
-    model: Upstream,
-    seen: Arc<Seen>,
+    land: Land,
+    model: Model,
+    endpoint: String,
     clients: JoinSet<Result<usize>>,
     /// Of each persona, the oldest first.
     stops: Vec<(String, CancellationToken)>,
@@ -125,7 +146,7 @@ impl Walker {
         let (number, phase) = to;
         let begun = Instant::now();
         let stop = CancellationToken::new();
-        let watching = tokio::spawn(watch(self.operator.clone(), phase, stop.clone()));
+        let watching = tokio::spawn(watch(self.land.clone(), phase, stop.clone()));
         while self.stops.len() < number {
             self.more().await?;
         }
@@ -135,33 +156,26 @@ impl Walker {
         let still = move |found: Option<&PersonaTopology>| {
             found.is_some_and(|t| {
                 let status = t.status.clone().unwrap_or_default();
-                let is = |type_| condition(t, type_).as_deref() == Some("True");
                 status.phase == Some(phase)
                     && usize::try_from(status.personas) == Ok(number)
                     && status.transition.is_none()
-                    && is("Ready")
-                    && is("Stable")
+                    && is(&status.conditions, "Ready")
+                    && is(&status.conditions, "Stable")
             })
         };
-        let settled = self
-            .operator
-            .until("default", phase.as_str(), still)
-            .await?;
+        let settled = self.land.until("default", phase.as_str(), still).await?;
         for (name, _) in &self.stops {
             let home = move |p: Option<&Persona>| {
-                p.is_some_and(|p| {
-                    let status = p.status.as_ref();
-                    condition(p, "Ready").as_deref() == Some("True")
-                        && status.is_some_and(|s| s.phase == Some(phase))
-                })
+                let status = p.and_then(|p| p.status.as_ref());
+                status.is_some_and(|s| s.phase == Some(phase) && is(&s.conditions, "Ready"))
             };
-            self.operator.until(name, "at home", home).await?;
+            self.land.until(name, "at home", home).await?;
         }
         let took = begun.elapsed();
         stop.cancel();
         let entered = watching.await??;
         self.check_pools(settled, to).await?;
-        let waits = self.seen.waits_since(begun);
+        let waits = self.model.seen.waits_since(begun);
         ensure!(
             !waits.is_empty(),
             "nobody was answered on the way to {to:?}"
@@ -193,11 +207,11 @@ impl Walker {
             Phase::Hybrid | Phase::Specialized => TYPES,
         };
         ensure!(listed.len() == expected, "{phase:?}: {listed:?}");
-        let pools = self.operator.all::<WorkerPool>();
+        let pools = self.land.all::<WorkerPool>();
         let pools = pools.list(&ListParams::default()).await?;
         let pools: BTreeSet<_> = pools.iter().map(ResourceExt::name_any).collect();
         ensure!(pools == listed, "{pools:?} instead of {listed:?}");
-        let open = self.operator.queue()?.pools().await?;
+        let open = self.land.queue.pools().await?;
         let open: BTreeSet<_> = open.into_iter().collect();
         ensure!(open == listed, "open: {open:?} instead of {listed:?}");
         Ok(())
@@ -207,15 +221,21 @@ impl Walker {
     async fn more(&mut self) -> Result<()> {
         self.made += 1;
         let name = format!("p{:03}", self.made);
-        let more = json!({"type": format!("T{}", self.made % TYPES)});
-        self.operator
-            .persona(&name, &self.model.base_url(), more)
-            .await?;
+        let spec = json!({
+            "type": format!("T{}", self.made % TYPES),
+            "model": {
+                "provider": "OpenAICompatible",
+                "name": "scripted",
+                "endpoint": self.endpoint,
+            },
+            "timeout": "20s",
+        });
+        self.land.create::<Persona>(&name, spec).await?;
         let stop = CancellationToken::new();
         self.stops.push((name.clone(), stop.clone()));
-        let (operator, seen) = (self.operator.clone(), self.seen.clone());
+        let (land, seen) = (self.land.clone(), self.model.seen.clone());
         self.clients
-            .spawn(async move { client(&operator, &name, &seen, &stop).await });
+            .spawn(async move { client(&land, &name, &seen, &stop).await });
         Ok(())
     }
 
@@ -223,13 +243,13 @@ impl Walker {
     async fn fewer(&mut self) -> Result<()> {
         let (name, stop) = self.stops.pop().context("nobody is there")?;
         stop.cancel();
-        let personas = self.operator.all::<Persona>();
+        let personas = self.land.all::<Persona>();
         let rests = async {
-            while self.seen.is_open(&name) {
+            while self.model.seen.is_open(&name) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, rests).await?;
+        tokio::time::timeout(self.land.patience, rests).await?;
         personas.delete(&name, &DeleteParams::default()).await?;
         Ok(())
     }
@@ -242,37 +262,29 @@ impl Walker {
         while let Some(answered) = self.clients.join_next().await {
             requests += answered??;
         }
-        self.seen.in_order()?;
-        let asked = self.model.counts().requests;
+        self.model.seen.in_order()?;
+        let asked = self.model.upstream.counts().requests;
         ensure!(asked == requests, "{asked} attempts for {requests} answers");
         Ok(Report { ways, requests })
     }
 }
 
 /// Asks until `stop`; how many were answered.
-async fn client(
-    operator: &Operator,
-    name: &str,
-    seen: &Seen,
-    stop: &CancellationToken,
-) -> Result<usize> {
+async fn client(land: &Land, name: &str, seen: &Seen, stop: &CancellationToken) -> Result<usize> {
     // The queue accepts its requests once the persona has a word about itself, ready or not.
-    operator
-        .until(name, "registered", |p: Option<&Persona>| {
-            p.is_some_and(|p| condition(p, "Ready").is_some())
-        })
-        .await?;
+    land.until(name, "registered", |p: Option<&Persona>| {
+        let status = p.and_then(|p| p.status.as_ref());
+        status.is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Ready"))
+    })
+    .await?;
+    let model = format!("{}/{name}", land.namespace);
     let mut number = 0;
     while !stop.is_cancelled() {
         let content = format!("{name} {number}");
         let sent = Instant::now();
         seen.open(name, true);
-        let body = json!({"messages": [{"role": "user", "content": content}]});
-        let response = operator.ask(name, body).await?;
-        let status = response.status();
-        let body: Value = response.json().await?;
-        let text = &body["choices"][0]["message"]["content"];
-        ensure!(*text == content, "{content}: {status} {body}");
+        let text = land.chat.answer(&model, &content).await?;
+        ensure!(text == content, "{content}: {text}");
         seen.answered(sent);
         seen.open(name, false);
         number += 1;
@@ -284,18 +296,19 @@ async fn client(
     Ok(number)
 }
 
+fn is(conditions: &[Condition], type_: &str) -> bool {
+    let mut conditions = conditions.iter();
+    conditions.any(|found| found.type_ == type_ && found.status == "True")
+}
+
 /// From the moment that a pool was ready to the last entry of a persona; the longest over the pools
 /// that were made since.
-async fn watch(
-    operator: Arc<Operator>,
-    phase: Phase,
-    stop: CancellationToken,
-) -> Result<Option<Duration>> {
+async fn watch(land: Land, phase: Phase, stop: CancellationToken) -> Result<Option<Duration>> {
     let config = watcher::Config::default;
-    let mut pools = watcher(operator.all::<WorkerPool>(), config())
+    let mut pools = watcher(land.all::<WorkerPool>(), config())
         .applied_objects()
         .boxed();
-    let mut personas = watcher(operator.all::<Persona>(), config())
+    let mut personas = watcher(land.all::<Persona>(), config())
         .applied_objects()
         .boxed();
     let mut ready: BTreeMap<String, Instant> = BTreeMap::new();
@@ -307,7 +320,8 @@ async fn watch(
             () = stop.cancelled() => return Ok(longest),
             Some(pool) = pools.next() => {
                 let pool = pool?;
-                if condition(&pool, "Ready").as_deref() == Some("True") {
+                let status = pool.status.as_ref();
+                if status.is_some_and(|status| is(&status.conditions, "Ready")) {
                     ready.entry(pool.name_any()).or_insert_with(Instant::now);
                 }
             }
@@ -325,71 +339,6 @@ async fn watch(
                 longest = longest.max(Some(took));
             }
         }
-    }
-}
-
-/// What the model and the clients saw.
-#[derive(Default)]
-struct Seen(Mutex<Entries>);
-
-#[derive(Default)]
-struct Entries {
-    /// Of each persona, as the model saw them.
-    arrived: BTreeMap<String, Vec<usize>>,
-    /// When a request was submitted, and how long its answer took.
-    answered: Vec<(Instant, Duration)>,
-    open: BTreeSet<String>,
-}
-
-impl Seen {
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes a request and gives its words back.
-    fn arrived(&self, body: &Value) -> String {
-        let messages = body["messages"].as_array();
-        let content = messages.and_then(|all| all.last()?["content"].as_str());
-        let content = content.unwrap_or_default();
-        if let Some((name, number)) = content.split_once(' ')
-            && let Ok(number) = number.parse()
-        {
-            let mut entries = self.lock();
-            let arrived = entries.arrived.entry(name.to_owned()).or_default();
-            arrived.push(number);
-        }
-        content.to_owned()
-    }
-
-    fn answered(&self, sent: Instant) {
-        self.lock().answered.push((sent, sent.elapsed()));
-    }
-
-    fn open(&self, name: &str, is: bool) {
-        let open = &mut self.lock().open;
-        if is {
-            open.insert(name.to_owned());
-        } else {
-            open.remove(name);
-        }
-    }
-
-    fn is_open(&self, name: &str) -> bool {
-        self.lock().open.contains(name)
-    }
-
-    fn waits_since(&self, begun: Instant) -> Vec<Duration> {
-        let entries = self.lock();
-        let since = entries.answered.iter().filter(|(sent, _)| *sent >= begun);
-        since.map(|(_, wait)| *wait).collect()
-    }
-
-    fn in_order(&self) -> Result<()> {
-        for (name, arrived) in &self.lock().arrived {
-            let order = arrived.iter().enumerate().all(|(place, n)| place == *n);
-            ensure!(order, "{name}: {arrived:?}");
-        }
-        Ok(())
     }
 }
 
