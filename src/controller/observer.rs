@@ -151,7 +151,8 @@ impl Observer {
 #[derive(Debug, PartialEq, Eq)]
 struct Difference {
     pool: PoolKey,
-    /// Also for the personas: another lane is served, or a model server holds something else.
+    /// Also for the personas: it was opened, another lane is served, or a model server holds something
+    /// else.
     personas: bool,
     /// The queue has lost what it knew of the pool or the namespace.
     lost: bool,
@@ -163,7 +164,9 @@ fn is_newer(known: &PoolStats, read: &PoolStats) -> bool {
 }
 
 fn difference(before: Option<&PoolStats>, now: &PoolStats) -> Option<Difference> {
-    let personas = before.map(served) != Some(served(now)) || before.map(held) != Some(held(now));
+    let opened = now.open && !before.is_some_and(|before| before.open);
+    let personas =
+        opened || before.map(served) != Some(served(now)) || before.map(held) != Some(held(now));
     let lost = !now.open || now.epoch.is_none();
     (personas || lost || before.is_none_or(|before| numbers(before) != numbers(now))).then(|| {
         Difference {

@@ -30,6 +30,9 @@ const IDLE: Span = Span::secs(30);
 /// And busy after this: short work is not worth a write.
 const BUSY: Span = Span::secs(5);
 
+/// Somebody else's budget of the pool's name is looked at again after this.
+const TAKEN: Span = Span::secs(10);
+
 /// What is remembered of a pool's workers and budget between two visits.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
@@ -39,6 +42,8 @@ pub struct Memory {
     told: HashMap<String, bool>,
     /// Least workers of the budget that was written; `Some(0)` = there is none.
     budget: Option<u32>,
+    /// Somebody else's budget had the pool's name; looked at again then.
+    taken_until: Option<Timestamp>,
 }
 
 /// What is to be told.
@@ -83,6 +88,8 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
             plan.again_at = Some(plan.again_at.map_or(due, |at| at.min(due)));
         }
     }
+    let taken = memory.taken_until.filter(|until| o.now < *until);
+    plan.again_at = plan.again_at.into_iter().chain(taken).min();
     plan
 }
 
@@ -120,9 +127,21 @@ pub async fn apply(cx: &Context, o: &Observed, plan: &Plan, size: u32, memory: &
         }
     }
     let least = min_available(size);
-    if memory.budget != Some(least) {
+    let is_taken = memory.taken_until.is_some_and(|until| o.now < until);
+    if memory.budget != Some(least) && !is_taken {
         match write_budget(cx, &o.pool, least).await {
-            Ok(()) => memory.budget = Some(least),
+            Ok(true) => (memory.budget, memory.taken_until) = (Some(least), None),
+            Ok(false) => {
+                // Of a pool that was deleted and made again, the old one's is still there for a while.
+                if memory.taken_until.is_none() {
+                    tracing::warn!(
+                        namespace,
+                        budget = o.pool.name_any(),
+                        "a PodDisruptionBudget of somebody else has the pool's name and is left alone: the pool has no budget until that one is gone"
+                    );
+                }
+                memory.taken_until = o.now.checked_add(TAKEN.as_duration()).ok();
+            }
             Err(error) => {
                 tracing::warn!(pool = o.pool.name_any(), %error, "its disruption budget cannot be set");
             }
@@ -130,28 +149,24 @@ pub async fn apply(cx: &Context, o: &Observed, plan: &Plan, size: u32, memory: &
     }
 }
 
-async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<(), kube::Error> {
+/// False if the name is taken: by a user's, or by that of a deleted pool of this name, which goes soon.
+async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<bool, kube::Error> {
     let namespace = pool.namespace().unwrap_or_default();
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(cx.client.clone(), &namespace);
     let name = pool.name_any();
     let found = budgets.get_opt(&name).await?;
-    if let Some(theirs) = found.as_ref().filter(|found| !is_of(found, pool)) {
-        tracing::warn!(
-            namespace,
-            budget = theirs.name_any(),
-            "a PodDisruptionBudget of somebody else has the pool's name and is left alone: the pool has no budget"
-        );
-        return Ok(());
+    if found.as_ref().is_some_and(|found| !is_of(found, pool)) {
+        return Ok(least == 0);
     }
     if least == 0 {
-        let Some(ours) = found else { return Ok(()) };
+        let Some(ours) = found else { return Ok(true) };
         let params = DeleteParams::default().preconditions(Preconditions {
             uid: ours.uid(),
             resource_version: None,
         });
         return match budgets.delete(&name, &params).await {
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            other => other.map(drop),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+            other => other.map(|_| true),
         };
     }
     let params = PatchParams::apply(FIELD_MANAGER).force();
@@ -159,7 +174,7 @@ async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<(),
     budgets
         .patch(&name, &params, &Patch::Apply(&budget))
         .await
-        .map(drop)
+        .map(|_| true)
 }
 
 fn is_of(budget: &PodDisruptionBudget, pool: &WorkerPool) -> bool {

@@ -23,7 +23,7 @@ use self::observe::Observed;
 pub use self::plan::Memory;
 use self::status::Counts;
 use super::context::{is_paused, now};
-use super::{Context, Error, metrics};
+use super::{Context, Error, metrics, observer};
 use crate::api::condition::merge;
 use crate::api::{WorkerPool, WorkerPoolStatus};
 use crate::lock::lock;
@@ -62,15 +62,17 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // The first answers wake it sooner.
         return Ok(Action::requeue(SOON));
     }
+    let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+    if cx.observer.age(&namespace, &name).is_none() && cx.contact.usable().is_ok() {
+        // A new pool is opened at its first visit, and not when the next tick comes by.
+        observer::look_at(cx, &namespace, &name).await;
+    }
     let mut observed = observe::observe(cx, pool, &mut memory.members, now());
     let mut plan = plan::plan(&observed, memory);
     if plan.decision.awaits_reading || !plan.decision.blind.is_empty() {
         // It says once more that the pool may shrink, or is the first one after an outage or of a queue
         // that counts anew.
-        cx.observer.look(
-            &observed.pool.namespace().unwrap_or_default(),
-            &observed.pool.name_any(),
-        );
+        cx.observer.look(&namespace, &name);
     }
     let mut applied = apply::apply(cx, &observed, &plan, memory).await;
     if applied.is_ok() {
