@@ -17,6 +17,7 @@ mod service;
 mod size;
 mod victims;
 
+pub use behavior::after_span;
 pub use decision::{Cause, Decision};
 pub use memory::Memory;
 pub use need::Inputs;

@@ -5,6 +5,7 @@ use std::process::Output;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use persona_operator::api::{Persona, Sizing, WorkerPool};
@@ -95,7 +96,8 @@ async fn an_empty_pool_is_woken_by_its_first_request() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone() -> Result<()> {
+async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone_until_it_is_gone()
+-> Result<()> {
     let operator = Operator::start("budget").await?;
     let theirs = json!({
         "apiVersion": "policy/v1",
@@ -124,6 +126,14 @@ async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone() -> Resu
     let found = operator.all::<PodDisruptionBudget>().get("mine").await?;
     assert_eq!(found.metadata.uid, theirs.metadata.uid);
     assert_eq!(found.spec, theirs.spec);
+
+    let budgets = operator.all::<PodDisruptionBudget>();
+    budgets.delete("mine", &DeleteParams::default()).await?;
+    let ours = |budget: Option<&PodDisruptionBudget>| {
+        let spec = budget.and_then(|budget| budget.spec.as_ref());
+        spec.is_some_and(|spec| spec.min_available == Some(IntOrString::Int(1)))
+    };
+    operator.until("mine", "the pool's own", ours).await?;
     operator.stop().await
 }
 

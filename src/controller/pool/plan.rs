@@ -19,7 +19,7 @@ use super::members::Members;
 use super::observe::Observed;
 use super::template::follows_queue;
 use crate::api::Span;
-use crate::scaling::{self, Decision, victims};
+use crate::scaling::{self, Decision, after_span, victims};
 
 /// So long after the last pause, with a worker Ready, failed pods are forgotten.
 const QUIET: Span = Span::secs(60);
@@ -182,7 +182,7 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
 fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
     fleet.current.iter().any(|pod| {
         let since = pod.unschedulable.as_ref().map(|(since, _)| *since);
-        since.is_some_and(|since| after(since, STUCK) <= o.now)
+        since.is_some_and(|since| after_span(since, STUCK) <= o.now)
     })
 }
 
@@ -227,7 +227,7 @@ fn remove_drained(
             continue;
         }
         let since = memory.draining.get(&pod.uid).copied().unwrap_or(o.now);
-        let due = after(since, o.drain_timeout);
+        let due = after_span(since, o.drain_timeout);
         let why = match fleet.workers.get(pod.uid.as_str()) {
             // Unless it was there before: then it tells of itself again within a few seconds.
             None if !memory.began.contains(&pod.uid) => Some(Why::NeverStarted),
@@ -262,12 +262,6 @@ fn remove_failed(o: &Observed, memory: &mut Memory, plan: &mut Plan) {
             });
         }
     }
-}
-
-/// That much later.
-fn after(time: Timestamp, span: Span) -> Timestamp {
-    time.checked_add(span.as_duration())
-        .unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

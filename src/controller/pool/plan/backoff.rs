@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::after;
 use crate::api::Span;
+use crate::scaling::after_span;
 
 /// First and longest pause before a pod that failed is replaced, and after a refused creation.
 const BACKOFF: (Span, Span) = (Span::secs(1), Span::secs(300));
@@ -30,7 +30,7 @@ impl Backoff {
             .saturating_mul(1 << self.failures.min(16))
             .min(longest.as_millis());
         self.failures = self.failures.saturating_add(1);
-        self.until = Some(after(now, Span::millis(pause)));
+        self.until = Some(after_span(now, Span::millis(pause)));
         self.words = words;
         self.batch = Some((self.batch.unwrap_or(pods) / 2).max(1));
     }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Backoff, Memory, QUIET, after};
+use super::{Backoff, Memory, QUIET};
 use crate::controller::pool::observe::{Observed, PodView};
 use crate::controller::pool::template::follows_queue;
 use crate::queue::stats::{PoolStats, WorkerStats};
-use crate::scaling::Candidate;
+use crate::scaling::{Candidate, after_span};
 
 /// The pool's pods, sorted by what they are good for.
 pub struct Fleet<'a> {
@@ -56,7 +56,7 @@ impl<'a> Fleet<'a> {
         let quiet = memory
             .lost
             .until
-            .is_some_and(|until| after(until, QUIET) <= o.now);
+            .is_some_and(|until| after_span(until, QUIET) <= o.now);
         if quiet && o.pods.iter().any(|pod| pod.ready) {
             memory.lost = Backoff::default();
         }
