@@ -5,8 +5,9 @@
 //! - Ollama swaps models by itself, and is asked which it has when one begins to answer
 //! - a server elsewhere, at an endpoint of the persona's, serves an adapter under its name
 //!
-//! What a server holds is reported with the heartbeat.
+//! What a server holds is reported with the heartbeat. `presence` says whether it answers at all.
 
+mod presence;
 mod server;
 mod table;
 
@@ -50,6 +51,9 @@ pub struct Adapters {
     /// Ollama has begun to answer.
     used: Notify,
     report: watch::Sender<Report>,
+    /// Whether it answers: false until it was asked for the first time.
+    answering: watch::Sender<bool>,
+    witnesses: Mutex<presence::Witnesses>,
     metrics: AdapterMetrics,
 }
 
@@ -75,10 +79,13 @@ impl Adapters {
         metrics: AdapterMetrics,
     ) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let server = kind
+            .zip(endpoint)
+            .and_then(|(kind, url)| Server::new(kind, url));
         Self {
-            server: kind
-                .zip(endpoint)
-                .and_then(|(kind, url)| Server::new(kind, url)),
+            answering: watch::Sender::new(server.is_none()),
+            witnesses: Mutex::default(),
+            server,
             table: Mutex::new(Table::new(limit)),
             fixed: Mutex::default(),
             changed: Notify::new(),
@@ -177,16 +184,19 @@ impl Adapters {
     /// Asks the server what it holds, tells that it knows, then rings for each change of that. Never ends.
     pub async fn run(&self, begun: impl FnOnce(), ring: impl Fn()) {
         let mut report = self.report.subscribe();
-        self.begin().await;
-        begun();
-        ring();
-        let ringing = async {
-            // The sender lives as long as this does.
-            while report.changed().await.is_ok() {
-                ring();
-            }
+        let holding = async {
+            self.begin().await;
+            begun();
+            ring();
+            let ringing = async {
+                // The sender lives as long as this does.
+                while report.changed().await.is_ok() {
+                    ring();
+                }
+            };
+            futures::join!(ringing, self.follow_models());
         };
-        futures::join!(ringing, self.follow_models());
+        futures::join!(holding, self.follow_presence());
     }
 
     /// A model has begun to answer, and so is loaded.

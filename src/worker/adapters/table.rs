@@ -176,6 +176,12 @@ impl Table {
         }
     }
 
+    /// The server is away and will start anew: nothing is there, and what it refused it may take then.
+    pub fn restarted(&mut self) {
+        self.lost(None);
+        self.failures.clear();
+    }
+
     /// The server has started anew, or does not have this one: everything, or it, is to be loaded again.
     pub fn lost(&mut self, name: Option<&str>) {
         for (this, entry) in &mut self.entries {
