@@ -24,6 +24,9 @@ pub struct Server {
     /// LoRA adapters that it holds at most; none where that is as usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_adapters: Option<u32>,
+    /// Largest rank of these; none where the server's own default does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_adapter_rank: Option<u32>,
 }
 
 impl Server {
@@ -40,6 +43,7 @@ impl Server {
             model: (!swaps).then(|| model.name.clone()),
             context_tokens: context,
             max_adapters: server.and_then(|server| server.max_adapters),
+            max_adapter_rank: server.and_then(|server| server.max_adapter_rank),
         })
     }
 

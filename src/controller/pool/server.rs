@@ -221,6 +221,11 @@ fn command(serving: &Serving, slots: u32, gpu: Option<&Gpu>) -> (Option<Vec<Stri
                 args.push("--enable-lora".to_owned());
                 args.extend(["--max-loras".to_owned(), most.clone()]);
                 args.extend(["--max-cpu-loras".to_owned(), most]);
+                if let Some(rank) = server.max_adapter_rank {
+                    // It knows 8, 16, 32, … only.
+                    let rank = rank.max(8).next_power_of_two();
+                    args.extend(["--max-lora-rank".to_owned(), rank.to_string()]);
+                }
             }
             (Some(owned(&["vllm", "serve"])), args)
         }

@@ -14,11 +14,12 @@ mod table;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use self::server::Server;
-use self::table::{Evicted, Step, Table};
+use self::table::{Step, Table};
 use super::BACKOFF;
 use super::metrics::AdapterMetrics;
 use crate::api::runtime::{PersonaConfig, adapter_item, model_item};
@@ -61,6 +62,34 @@ pub struct Adapters {
 pub struct InUse {
     adapters: Arc<Adapters>,
     name: String,
+}
+
+/// A request asks for an adapter until this is dropped.
+struct Waiting<'a> {
+    adapters: &'a Adapters,
+    name: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.adapters.table().has_waited(self.name);
+        self.adapters.changed.notify_waiters();
+    }
+}
+
+/// The name that vLLM has an adapter under: of two personas' adapters of one name each is another one, if their
+/// sources are.
+fn served_name(adapter: &Adapter) -> String {
+    let digest = Sha256::digest(&adapter.source);
+    format!("{}-{}", adapter.name, hex::encode(&digest[..4]))
+}
+
+/// The adapter's own name.
+fn own_name(served: &str) -> &str {
+    match served.rsplit_once('-') {
+        Some((name, hash)) if hash.len() == 8 => name,
+        _ => served,
+    }
 }
 
 impl Drop for InUse {
@@ -153,7 +182,7 @@ impl Adapters {
             }
             (Some(_), Some(adapter)) => {
                 let guard = self.load(adapter).await?;
-                Ok((Selection::Model(adapter.name.clone()), Some(guard)))
+                Ok((Selection::Model(guard.name.clone()), Some(guard)))
             }
             (None, Some(adapter)) => Ok((Selection::Model(adapter.name.clone()), None)),
             (_, None) => Ok((Selection::Base, None)),
@@ -172,7 +201,7 @@ impl Adapters {
                 false
             }
             (ProviderError::NotFound { .. }, Some(adapter)) => {
-                self.table().lost(Some(&adapter.name));
+                self.table().lost(Some(&served_name(adapter)));
                 true
             }
             _ => return false,
@@ -238,17 +267,21 @@ impl Adapters {
     }
 
     async fn load(self: &Arc<Self>, adapter: &Adapter) -> Result<InUse, ProviderError> {
+        let name = served_name(adapter);
+        self.table().wait(&name);
+        let _waiting = Waiting {
+            adapters: self,
+            name: &name,
+        };
         loop {
             // What changes from here on is heard.
             let changed = self.changed.notified();
-            let step = self
-                .table()
-                .request(Instant::now(), &adapter.name, &adapter.source);
+            let step = self.table().request(Instant::now(), &name);
             match step {
                 Step::Run => {
                     return Ok(InUse {
                         adapters: self.clone(),
-                        name: adapter.name.clone(),
+                        name: name.clone(),
                     });
                 }
                 Step::Refuse(message) => {
@@ -259,7 +292,7 @@ impl Adapters {
                 }
                 // Not in this task, which may be stopped in the middle.
                 Step::Load { evict } => {
-                    tokio::spawn(self.clone().exchange(adapter.clone(), evict));
+                    tokio::spawn(self.clone().exchange(adapter.clone(), name.clone(), evict));
                 }
                 Step::Wait => {}
             }
@@ -268,28 +301,28 @@ impl Adapters {
     }
 
     /// Takes one out and loads another.
-    async fn exchange(self: Arc<Self>, adapter: Adapter, evict: Option<Evicted>) {
+    async fn exchange(self: Arc<Self>, adapter: Adapter, name: String, evict: Option<String>) {
         let Some(server) = &self.server else { return };
         let began = Instant::now();
         let mut still = evict;
         let exchange = async {
             if let Some(evicted) = &still {
-                server.unload(&evicted.name).await?;
+                server.unload(evicted).await?;
                 still = None;
             }
-            server.load(&adapter.name, &adapter.source).await
+            server.load(&name, &adapter.source).await
         };
         match exchange.await {
             Ok(()) => {
-                tracing::info!(adapter = adapter.name, took = ?began.elapsed(), "loaded");
+                tracing::info!(adapter = name, took = ?began.elapsed(), "loaded");
                 self.metrics.load(true);
-                self.table().loaded(&adapter.name);
+                self.table().loaded(&name);
             }
             Err(words) => {
-                tracing::warn!(adapter = adapter.name, error = words, "cannot be loaded");
+                tracing::warn!(adapter = name, error = words, "cannot be loaded");
                 self.metrics.load(false);
                 self.table()
-                    .failed(Instant::now(), &adapter.name, words, still);
+                    .failed(Instant::now(), &name, words, still.as_deref());
             }
         }
         self.tell();
@@ -297,8 +330,8 @@ impl Adapters {
 
     /// What vLLM holds from before this process.
     async fn find(&self, server: &Server) -> Result<(), ProviderError> {
-        for (name, source) in server.loaded().await? {
-            self.table().found(&name, &source);
+        for name in server.loaded().await? {
+            self.table().found(&name);
         }
         self.tell();
         Ok(())
@@ -312,7 +345,7 @@ impl Adapters {
         }
         let found: Arc<[server::Fixed]> = server.fixed().await?.into();
         for adapter in &*found {
-            self.table().found(&adapter.path, &adapter.path);
+            self.table().found(&adapter.path);
         }
         *lock(&self.fixed) = Some(found.clone());
         self.tell();
@@ -324,10 +357,14 @@ impl Adapters {
         let report = {
             let table = self.table();
             let failures = table.failures();
+            let is_vllm = self.server.as_ref().map(Server::kind) == Some(ModelServerKind::Vllm);
+            let item = |name| adapter_item(if is_vllm { own_name(name) } else { name });
+            let mut loaded: Vec<_> = table.names().map(item).collect();
+            loaded.dedup();
             Report {
-                loaded: table.names().map(adapter_item).collect(),
+                loaded,
                 failures: failures
-                    .map(|(name, words)| (adapter_item(name), words.to_owned()))
+                    .map(|(name, words)| (item(name), words.to_owned()))
                     .collect(),
             }
         };

@@ -120,8 +120,8 @@ impl Server {
         self.json(request).await
     }
 
-    /// vLLM's adapters: the models that have a parent. Name and path.
-    pub async fn loaded(&self) -> Result<Vec<(String, String)>, ProviderError> {
+    /// Names of vLLM's adapters: the models that have a parent.
+    pub async fn loaded(&self) -> Result<Vec<String>, ProviderError> {
         #[derive(Deserialize)]
         struct Models {
             data: Vec<Model>,
@@ -129,7 +129,6 @@ impl Server {
         #[derive(Deserialize)]
         struct Model {
             id: String,
-            root: Option<String>,
             parent: Option<String>,
         }
         let models: Models = self.json(self.http.get(self.path("models"))).await?;
@@ -137,9 +136,7 @@ impl Server {
             .data
             .into_iter()
             .filter(|model| model.parent.is_some());
-        Ok(adapters
-            .map(|model| (model.id, model.root.unwrap_or_default()))
-            .collect())
+        Ok(adapters.map(|model| model.id).collect())
     }
 
     /// Loads an adapter into vLLM.

@@ -160,6 +160,18 @@ fn servers_of_personas_with_adapters_are_told_how_many_and_which() {
         "{llama}"
     );
     assert!(!updates);
+    let model = json!({"provider": "OpenAICompatible", "name": "base",
+        "server": {"kind": "vLLM", "maxAdapterRank": 48}});
+    let server = with_adapters(json!({}), &[model], &["a"]).init_containers;
+    let ranked = server
+        .expect("a sidecar")
+        .remove(0)
+        .args
+        .unwrap_or_default();
+    assert!(
+        ranked.join(" ").ends_with("--max-lora-rank 64"),
+        "{ranked:?}"
+    );
     for kind in ["vLLM", "LlamaCpp"] {
         let (plain, updates) = args(kind, &[]);
         assert!(!plain.contains("lora") && !updates, "{plain}");
