@@ -8,16 +8,17 @@
 //! What a server holds is reported with the heartbeat. `presence` says whether it answers at all.
 
 mod presence;
+mod selection;
 mod server;
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+use self::selection::{own_name, scales, served_name};
 use self::server::Server;
 use self::table::{Step, Table};
 use super::BACKOFF;
@@ -74,21 +75,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.adapters.table().has_waited(self.name);
         self.adapters.changed.notify_waiters();
-    }
-}
-
-/// The name that vLLM has an adapter under: of two personas' adapters of one name each is another one, if their
-/// sources are.
-fn served_name(adapter: &Adapter) -> String {
-    let digest = Sha256::digest(&adapter.source);
-    format!("{}-{}", adapter.name, hex::encode(&digest[..4]))
-}
-
-/// The adapter's own name.
-fn own_name(served: &str) -> &str {
-    match served.rsplit_once('-') {
-        Some((name, hash)) if hash.len() == 8 => name,
-        _ => served,
     }
 }
 
@@ -383,65 +369,5 @@ impl Adapters {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
-    }
-}
-
-/// A scale for each adapter of llama.cpp, also for requests without one: its prompt cache takes a request
-/// that names none for one of the same adapters as the slot's last (ggml-org/llama.cpp issue 26207).
-fn scales(fixed: &[server::Fixed], adapter: Option<&Adapter>) -> Result<Selection, ProviderError> {
-    if let Some(adapter) = adapter
-        && !fixed.iter().any(|fixed| fixed.is(adapter))
-    {
-        return Err(ProviderError::Adapter {
-            name: adapter.name.clone(),
-            message: format!(
-                "llama.cpp was started without {}; workers with it are on their way, or model.server.maxAdapters is too low",
-                adapter.source
-            ),
-        });
-    }
-    if fixed.is_empty() {
-        return Ok(Selection::Base);
-    }
-    let scale = |fixed: &server::Fixed| {
-        let wanted = adapter.is_some_and(|adapter| fixed.is(adapter));
-        (fixed.id, f64::from(u8::from(wanted)))
-    };
-    Ok(Selection::Scales(fixed.iter().map(scale).collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fixed(id: u32, path: &str) -> server::Fixed {
-        server::Fixed {
-            id,
-            path: path.to_owned(),
-        }
-    }
-
-    fn adapter(name: &str, source: &str) -> Adapter {
-        Adapter {
-            name: name.to_owned(),
-            source: source.to_owned(),
-        }
-    }
-
-    #[test]
-    fn every_adapter_of_llama_cpp_has_a_scale_in_every_request() {
-        let two = [fixed(0, "/models/a.gguf"), fixed(1, "/models/b.gguf")];
-        let a = adapter("a", "a.gguf");
-        assert_eq!(
-            scales(&two, Some(&a)),
-            Ok(Selection::Scales(vec![(0, 1.0), (1, 0.0)]))
-        );
-        assert_eq!(
-            scales(&two, None),
-            Ok(Selection::Scales(vec![(0, 0.0), (1, 0.0)]))
-        );
-        assert_eq!(scales(&[], None), Ok(Selection::Base));
-        let error = scales(&two, Some(&adapter("c", "c.gguf"))).expect_err("it is not there");
-        assert!(error.to_string().contains("c.gguf"), "{error}");
     }
 }
