@@ -238,6 +238,10 @@ pub struct ModelServer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
     pub max_adapters: Option<u32>,
+    /// Largest rank of its adapters; vLLM takes up to 16 unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256))]
+    pub max_adapter_rank: Option<u32>,
 }
 
 /// Where model files come from: exactly one of the fields.
@@ -263,7 +267,7 @@ pub struct ModelCache {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Adapter {
-    /// Name it is loaded under.
+    /// Its name, under which a server elsewhere has it.
     #[schemars(
         length(min = 1, max = 63),
         extend("x-kubernetes-validations" = rules::object_name("review-lora"))

@@ -16,6 +16,8 @@ const SPREAD: [u32; 4] = [1, 2, 4, 8];
 const CPU_BILLIONS: f64 = 4.0;
 /// What a CPU worker may need whatever it runs, in MiB.
 const CPU_MIB: u64 = 6 * 1024;
+/// What it may need at most, in MiB: a small model with a long context needs more than many a node has.
+const CPU_MOST_MIB: u64 = 16 * 1024;
 
 /// Kind of worker; as text `api`, `cpu`, `gpu-24Gi` or, on several GPUs, `gpu-2x80Gi`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,10 +83,10 @@ impl Class {
     }
 }
 
-/// Whether a CPU worker serves the model: up to 4B weights, or up to 6 GiB.
+/// Whether a CPU worker serves the model: up to 4B weights in up to 16 GiB, or up to 6 GiB.
 pub fn fits_cpu(needs: &Requirements) -> bool {
     let small = needs.billions.is_some_and(|b| b <= CPU_BILLIONS);
-    needs.memory_mib <= CPU_MIB || (small && !needs.stated)
+    needs.memory_mib <= CPU_MIB || (small && !needs.stated && needs.memory_mib <= CPU_MOST_MIB)
 }
 
 /// The class of GPUs that serves the model: as few GPUs as possible, and of these the smallest rung of

@@ -27,6 +27,9 @@ const REAL: &[(&str, f64)] = &[
     ("gemma-2-9b", 9.24),
     ("gemma-3-4b", 4.30),
     ("gemma-3-12b", 12.2),
+    ("qwen-1.5-7b", 7.72),
+    ("qwen-1.5-14b", 14.2),
+    ("qwen-1.5-72b", 72.3),
     ("qwen-2-7b", 7.62),
     ("qwen-2.5-3b", 3.09),
     ("qwen-2.5-7b", 7.62),
@@ -170,39 +173,115 @@ const OLLAMA: &[(&str, f64)] = &[
     ("zephyr", 7.25),
 ];
 
-/// KiB that a token of context takes at 16 bits: 2 x layers x KV heads x head size x 2 bytes, by
-/// config.json, of models that are far from the rule in `requirements`.
-const CACHE: &[(&str, f64)] = &[
-    ("llama-2-7b", 512.0),
-    ("llama-2-13b", 800.0),
-    ("codellama-7b", 512.0),
-    ("codellama-13b", 800.0),
-    ("vicuna-7b", 512.0),
-    ("vicuna-13b", 800.0),
-    ("llama-3.1-405b", 504.0),
-    ("llama-4", 192.0),
-    ("phi-2", 320.0),
-    ("phi-3-mini", 384.0),
-    ("phi-3.5", 384.0),
-    ("phi-3.5-moe", 128.0),
-    ("command-r", 1280.0),
-    ("command-r-08", 160.0),
-    ("command-r-plus", 256.0),
-    ("gemma-7b", 448.0),
-    ("gemma-2-9b", 336.0),
-    ("gemma-2-27b", 368.0),
-    ("8x7b", 128.0),
-    ("8x22b", 224.0),
-    ("gpt-oss-20b", 48.0),
-    ("gpt-oss-120b", 72.0),
-    ("qwen-2.5-0.5b", 12.0),
-    ("qwen-2.5-1.5b", 28.0),
-    ("qwen-2.5-3b", 36.0),
-    ("qwen-2.5-7b", 56.0),
-    ("qwen-3-30b", 96.0),
-    ("qwen-3-235b", 188.0),
-    ("deepseek-v2-lite", 30.0),
-    ("deepseek-v3", 69.0),
+/// KV cache of models that are far from the rule in `requirements`.
+struct Cache {
+    /// As for sizes.
+    pattern: &'static str,
+    /// Billions of weights, as this file reads them: models of one name and several sizes differ.
+    billions: f64,
+    layers: u32,
+    /// Numbers that each layer keeps of a token.
+    width: u32,
+}
+
+/// Width of a layer whose heads share keys and values: both, for each KV head, of a head's size.
+const fn heads(kv_heads: u32, size: u32) -> u32 {
+    2 * kv_heads * size
+}
+
+/// Width of a layer with a latent for all heads (MLA): `kv_lora_rank` 512 and `qk_rope_head_dim` 64. GGUF files
+/// from before llama.cpp knew it (April 2025) need far more: for these `requirements.memory` is to be set.
+const LATENT: u32 = 512 + 64;
+
+/// How far a size may be from a row's, for the row to count: 4 % are between 7B and 6.74B, 8 % between the models
+/// that are told apart.
+const SAME_SIZE: f64 = 0.06;
+
+const fn row(pattern: &'static str, billions: f64, layers: u32, width: u32) -> Cache {
+    Cache {
+        pattern,
+        billions,
+        layers,
+        width,
+    }
+}
+
+/// By `config.json` (`num_hidden_layers`, `num_key_value_heads`, `head_dim`) of the repository on
+/// huggingface.co that is named beside it.
+#[rustfmt::skip]
+const CACHE: &[Cache] = &[
+    row("llama-2", 6.74, 32, heads(32, 128)), // meta-llama/Llama-2-7b-hf
+    row("llama-2", 13.0, 40, heads(40, 128)), // meta-llama/Llama-2-13b-hf
+    row("codellama", 6.74, 32, heads(32, 128)), // codellama/CodeLlama-7b-hf
+    row("codellama", 13.0, 40, heads(40, 128)), // codellama/CodeLlama-13b-hf
+    row("vicuna", 6.74, 32, heads(32, 128)), // lmsys/vicuna-7b-v1.5
+    row("vicuna", 13.0, 40, heads(40, 128)), // lmsys/vicuna-13b-v1.5
+    row("orca-mini", 3.43, 26, heads(32, 100)), // openlm-research/open_llama_3b
+    row("llama-3.2", 1.24, 16, heads(8, 64)), // meta-llama/Llama-3.2-1B
+    row("llama-3.2", 3.21, 28, heads(8, 128)), // meta-llama/Llama-3.2-3B
+    row("llama-3.1", 405.0, 126, heads(8, 128)), // meta-llama/Llama-3.1-405B
+    row("llama-4", 108.6, 48, heads(8, 128)), // meta-llama/Llama-4-Scout-17B-16E
+    row("llama-4", 401.6, 48, heads(8, 128)), // meta-llama/Llama-4-Maverick-17B-128E
+    row("smollm", 1.71, 24, heads(32, 64)), // HuggingFaceTB/SmolLM2-1.7B-Instruct
+    row("phi", 2.78, 32, heads(32, 80)), // microsoft/phi-2
+    row("phi-3", 3.82, 32, heads(32, 96)), // microsoft/Phi-3-mini-4k-instruct
+    row("phi-3.5", 3.82, 32, heads(32, 96)), // microsoft/Phi-3.5-mini-instruct
+    row("phi-3.5", 41.9, 32, heads(8, 128)), // microsoft/Phi-3.5-MoE-instruct
+    row("phi-4", 3.84, 32, heads(8, 128)), // microsoft/Phi-4-mini-instruct
+    row("command-r", 35.0, 40, heads(64, 128)), // CohereForAI/c4ai-command-r-v01
+    row("command-r", 32.3, 40, heads(8, 128)), // CohereForAI/c4ai-command-r-08-2024
+    row("command-r-plus", 104.0, 64, heads(8, 128)), // CohereForAI/c4ai-command-r-plus
+    row("gemma", 2.51, 18, heads(1, 256)), // google/gemma-2b
+    row("gemma", 8.54, 28, heads(16, 256)), // google/gemma-7b
+    row("codegemma", 8.54, 28, heads(16, 256)), // google/codegemma-7b
+    row("gemma-2", 2.61, 26, heads(4, 256)), // google/gemma-2-2b
+    row("gemma-2", 9.24, 42, heads(8, 256)), // google/gemma-2-9b
+    row("gemma-2", 27.2, 46, heads(16, 128)), // google/gemma-2-27b
+    row("mixtral", 46.7, 32, heads(8, 128)), // mistralai/Mixtral-8x7B-v0.1
+    row("mixtral", 140.6, 56, heads(8, 128)), // mistralai/Mixtral-8x22B-v0.1
+    row("solar", 10.7, 48, heads(8, 128)), // upstage/SOLAR-10.7B-v1.0
+    row("gpt-oss", 20.9, 24, heads(8, 64)), // openai/gpt-oss-20b
+    row("gpt-oss", 116.8, 36, heads(8, 64)), // openai/gpt-oss-120b
+    row("qwen-1.5", 7.72, 32, heads(32, 128)), // Qwen/Qwen1.5-7B
+    row("qwen-1.5", 14.2, 40, heads(40, 128)), // Qwen/Qwen1.5-14B
+    row("qwen-1.5", 72.3, 80, heads(64, 128)), // Qwen/Qwen1.5-72B
+    row("qwen-2", 7.62, 28, heads(4, 128)), // Qwen/Qwen2-7B
+    row("qwen-2.5", 0.49, 24, heads(2, 64)), // Qwen/Qwen2.5-0.5B
+    row("qwen-2.5", 1.54, 28, heads(2, 128)), // Qwen/Qwen2.5-1.5B
+    row("qwen-2.5", 3.09, 36, heads(2, 128)), // Qwen/Qwen2.5-3B
+    row("qwen-2.5", 7.62, 28, heads(4, 128)), // Qwen/Qwen2.5-7B
+    row("qwen-3", 0.6, 28, heads(8, 128)), // Qwen/Qwen3-0.6B
+    row("qwen-3", 1.7, 28, heads(8, 128)), // Qwen/Qwen3-1.7B
+    row("qwen-3", 4.02, 36, heads(8, 128)), // Qwen/Qwen3-4B
+    row("qwen-3", 8.19, 36, heads(8, 128)), // Qwen/Qwen3-8B
+    row("qwen-3", 30.5, 48, heads(4, 128)), // Qwen/Qwen3-30B-A3B
+    row("qwen-3", 235.0, 94, heads(4, 128)), // Qwen/Qwen3-235B-A22B
+    row("olmo-2", 7.3, 32, heads(32, 128)), // allenai/OLMo-2-1124-7B
+    row("olmo-2", 13.7, 40, heads(40, 128)), // allenai/OLMo-2-1124-13B
+    row("deepseek-coder", 6.74, 32, heads(32, 128)), // deepseek-ai/deepseek-coder-6.7b-base
+    row("deepseek-v2", 15.7, 27, LATENT), // deepseek-ai/DeepSeek-V2-Lite
+    row("deepseek-coder-v2", 15.7, 27, LATENT), // deepseek-ai/DeepSeek-Coder-V2-Lite-Base
+    row("deepseek-v2", 235.7, 60, LATENT), // deepseek-ai/DeepSeek-V2
+    row("deepseek-v2.5", 235.7, 60, LATENT), // deepseek-ai/DeepSeek-V2.5
+    row("deepseek-coder-v2", 235.7, 60, LATENT), // deepseek-ai/DeepSeek-Coder-V2-Base
+    row("deepseek-v3", 671.0, 61, LATENT), // deepseek-ai/DeepSeek-V3
+    row("deepseek-v3.1", 671.0, 61, LATENT), // deepseek-ai/DeepSeek-V3.1
+    row("deepseek-v3.2", 671.0, 61, LATENT), // deepseek-ai/DeepSeek-V3.2-Exp
+    row("deepseek-r1", 671.0, 61, LATENT), // deepseek-ai/DeepSeek-R1
+    row("deepseek-r1", 8.19, 36, heads(8, 128)), // deepseek-ai/DeepSeek-R1-0528-Qwen3-8B
+    row("kimi-k2", 1026.0, 61, LATENT), // moonshotai/Kimi-K2-Instruct
+];
+
+/// Models that were made for fewer tokens of context than all servers give by default: `config.json`,
+/// `max_position_embeddings`. vLLM refuses to start with more.
+const SHORT: &[(&str, u32)] = &[
+    ("tinyllama", 2048),
+    ("phi-1-5", 2048),
+    ("phi-2", 2048),
+    ("falcon-7b", 2048),
+    ("falcon-40b", 2048),
+    ("olmo-1b", 2048),
+    ("olmo-7b", 2048),
 ];
 
 /// Models that are published in fewer than 16 bits: pattern, least billions of weights (smaller models
@@ -243,9 +322,18 @@ pub fn ollama_default(name: &str) -> Option<f64> {
     found.map(|(_, billions)| *billions)
 }
 
-/// KiB that a token of context takes, where the rule would be far off.
-pub fn cache(name: &str) -> Option<f64> {
-    longest(CACHE.iter().copied(), last_part(name))
+/// KiB that a token of context takes at 16 bits, where the rule would be far off. The size is as
+/// [`real_size`], [`size`] or [`ollama_default`] have read it.
+pub fn cache_kib(name: &str, billions: f64) -> Option<f64> {
+    let off = |row: &Cache| (billions / row.billions - 1.0).abs();
+    let of_size = CACHE.iter().filter(|row| off(row) < SAME_SIZE);
+    let row = longest(of_size.map(|row| (row.pattern, row)), last_part(name))?;
+    Some(f64::from(row.layers) * f64::from(row.width) * 2.0 / 1024.0)
+}
+
+/// Tokens of context that the model was made for, where they are few.
+pub fn context(name: &str) -> Option<u32> {
+    longest(SHORT.iter().copied(), last_part(name))
 }
 
 /// Bits a weight of a model that is not published in 16.
@@ -257,7 +345,7 @@ pub fn published_bits(name: &str, billions: f64) -> Option<f64> {
     longest(of_size, last_part(name))
 }
 
-fn longest(table: impl Iterator<Item = (&'static str, f64)>, name: &str) -> Option<f64> {
+fn longest<T>(table: impl Iterator<Item = (&'static str, T)>, name: &str) -> Option<T> {
     let name = words(name);
     let hits = table.filter_map(|(pattern, value)| {
         let pattern = words(pattern);

@@ -1,18 +1,24 @@
 //! Memory that a model needs, from what is stated of it and what its name says.
 //!
 //! `(weights x bits / 8 + KV cache) x 1.1 + 0.5 GiB`: a tenth for activations and fragments, and half a
-//! GiB for the runtime and its compute buffers.
+//! GiB for the runtime and its compute buffers. vLLM has no fragments, because its cache is paged (`x 1.05`), and
+//! takes a share of the GPU only (`/ 0.9`).
 
 use super::{Unplaced, known, parameters, quantization};
 use crate::api::{Model, ModelServerKind, Provider};
 use quantization::Bits;
 
 /// Tokens of context where `requirements.contextTokens` says nothing: Ollama's default.
-pub const DEFAULT_CONTEXT: u32 = 4096;
+const DEFAULT_CONTEXT: u32 = 4096;
+/// Share of a GPU that vLLM takes for weights, activations and KV cache (`--gpu-memory-utilization`): the
+/// rest is for what it does not count, like CUDA's context and graphs.
+pub const VLLM_SHARE: f64 = 0.9;
 const MIB: f64 = 1024.0 * 1024.0;
 const OVERHEAD: f64 = 1.1;
+const VLLM_OVERHEAD: f64 = 1.05;
 /// MiB of the runtime itself, on each GPU.
 pub const RUNTIME_MIB: u64 = 512;
+const RUNTIME: f64 = 512.0;
 
 /// What a model needs of its device.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,14 +65,30 @@ pub fn requirements(model: &Model, slots: u32) -> Result<Requirements, Unplaced>
         })?,
         None => bits(model, billions),
     };
-    let tokens = f64::from(stated.context_tokens.unwrap_or(DEFAULT_CONTEXT)) * f64::from(slots);
+    let tokens = f64::from(context_tokens(model)) * f64::from(slots);
     let cache = tokens * cache_kib(&model.name, billions) / 1024.0;
-    let mib = (weights_mib(billions, bits) + cache) * OVERHEAD;
+    let (overhead, share) = match model.served_by() {
+        Some(ModelServerKind::Vllm) => (VLLM_OVERHEAD, VLLM_SHARE),
+        _ => (OVERHEAD, 1.0),
+    };
+    let mib = ((weights_mib(billions, bits) + cache) * overhead + RUNTIME) / share;
     Ok(Requirements {
         billions: Some(billions),
-        memory_mib: whole(mib).saturating_add(RUNTIME_MIB),
+        memory_mib: whole(mib),
         stated: false,
     })
+}
+
+/// Tokens of context that a request may use: what is stated, else [`DEFAULT_CONTEXT`], or what the model was
+/// made for if that is less.
+pub fn context_tokens(model: &Model) -> u32 {
+    let stated = model.requirements.as_ref().and_then(|r| r.context_tokens);
+    stated.unwrap_or_else(|| default_context(&model.name))
+}
+
+/// Tokens of context of a model for which nothing is stated.
+pub fn default_context(name: &str) -> u32 {
+    known::context(name).unwrap_or(DEFAULT_CONTEXT)
 }
 
 /// MiB of the weights alone: about the size of their file.
@@ -107,7 +129,7 @@ fn reads_gguf(model: &Model) -> bool {
 /// KiB of KV cache for a token. With grouped heads, as in most models since 2023, it grows with the
 /// root of the size: 128 KiB at 8B (Llama 3), 256 at 32B (Qwen 2.5), 379 for 320 at 70B (Llama 3).
 fn cache_kib(name: &str, billions: f64) -> f64 {
-    known::cache(name).unwrap_or_else(|| 128.0 * (billions / 8.0).sqrt())
+    known::cache_kib(name, billions).unwrap_or_else(|| 128.0 * (billions / 8.0).sqrt())
 }
 
 /// MiB of a size like `24Gi`, `1.5G` or `512Mi`.

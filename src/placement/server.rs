@@ -1,5 +1,6 @@
 //! The server that runs a persona's model in the pods of its pool. Pure.
 
+use super::requirements::default_context;
 use crate::api::{Model, ModelCache, ModelServerKind};
 
 /// Port of Ollama.
@@ -18,11 +19,14 @@ pub struct Server {
     pub cache: Option<ModelCache>,
     /// The model that it holds; none for Ollama, which swaps them.
     pub model: Option<String>,
-    /// Tokens of context a request may use; none for Ollama, where the model says so.
+    /// Tokens of context a request may use, where that is stated.
     pub context_tokens: Option<u32>,
     /// LoRA adapters that it holds at most; none where that is as usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_adapters: Option<u32>,
+    /// Largest rank of these; none where the server's own default does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_adapter_rank: Option<u32>,
 }
 
 impl Server {
@@ -37,14 +41,22 @@ impl Server {
             image: server.and_then(|server| server.image.clone()),
             cache: server.and_then(|server| server.cache.clone()),
             model: (!swaps).then(|| model.name.clone()),
-            context_tokens: context.filter(|_| !swaps),
+            context_tokens: context,
             max_adapters: server.and_then(|server| server.max_adapters),
+            max_adapter_rank: server.and_then(|server| server.max_adapter_rank),
         })
     }
 
     /// What tells pools of different servers apart: models of one key share a server.
     pub fn key(&self) -> String {
         serde_json::json!(self).to_string()
+    }
+
+    /// Tokens of context that it has for each request: as many as its memory was estimated for.
+    pub fn context(&self) -> u32 {
+        let model = self.model.as_deref().unwrap_or_default();
+        self.context_tokens
+            .unwrap_or_else(|| default_context(model))
     }
 
     /// Port that it listens on in the pod.
@@ -98,5 +110,12 @@ mod tests {
             key(json!({"provider": "OpenAICompatible", "name": name, "server": {"kind": "vLLM"}}))
         };
         assert_ne!(vllm("a"), vllm("b"));
+        let long = json!({"provider": "Ollama", "name": "llama3.2:1b",
+            "requirements": {"contextTokens": 32_768}});
+        assert_ne!(
+            key(long),
+            ollama("llama3.2:1b"),
+            "one server has one length of context"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Placement as a whole: real names, real file sizes, classes.
 
+mod caches;
 mod classes;
 mod files;
 mod models;

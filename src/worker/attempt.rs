@@ -91,19 +91,24 @@ impl Attempt<'_> {
         match (result, &self.stream) {
             (Ok(end), Some(_)) => Verdict::Finish(completed(&end)),
             (Ok(end), None) => Verdict::Finish(std::mem::take(&mut self.whole).outcome(&end)),
-            (Err(error), _) => self.judge(&error, &config),
+            (Err(error), _) => self.judge(&error, &config).await,
         }
     }
 
-    fn judge(&self, error: &ProviderError, config: &PersonaConfig) -> Verdict {
+    async fn judge(&self, error: &ProviderError, config: &PersonaConfig) -> Verdict {
         let taken = self.taken;
         tracing::debug!(task = taken.task, attempt = taken.attempt, %error, "an attempt failed");
+        let emitted = self.stream.as_ref().is_some_and(Stream::begun);
+        let adapters = &self.context.adapters;
+        if adapters.is_away(config, &taken.task, error).await && !emitted {
+            return Verdict::hand_back();
+        }
         Verdict::on(
             error,
             Situation {
                 attempt: taken.attempt,
                 max_attempts: config.max_attempts,
-                emitted: self.stream.as_ref().is_some_and(Stream::begun),
+                emitted,
                 remaining: taken.deadline_in.saturating_sub(self.began.elapsed()),
                 jitter: rand::random(),
             },

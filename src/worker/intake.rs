@@ -52,8 +52,10 @@ impl Intake {
         let ended = tasks.borrow().ended;
         let mut draining = context.draining.subscribe();
         let is_draining = *draining.borrow_and_update();
+        let mut answering = context.adapters.watch();
+        let is_answering = *answering.borrow_and_update();
         let free = context.roster.free();
-        let wait = if free > 0 && !is_draining {
+        let wait = if free > 0 && !is_draining && is_answering {
             self.take(free).await?
         } else {
             Wait::Changes
@@ -72,6 +74,7 @@ impl Intake {
             // The senders live as long as the context.
             _ = tasks.wait_for(|now| now.ended != ended), if !pausing => Ok(()),
             _ = draining.changed() => Ok(()),
+            _ = answering.changed() => Ok(()),
             () = sleep(time) => Ok(()),
         };
         if rung.is_err() {
@@ -155,7 +158,7 @@ enum Wait {
     Bell(Duration),
     /// That time only: Redis is away or short of memory.
     Pause(Duration),
-    /// A free slot, or the end of draining. A token of the bell would be another worker's.
+    /// A free slot, the end of draining, or the model server. A token of the bell would be another worker's.
     Changes,
 }
 

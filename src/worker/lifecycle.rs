@@ -226,7 +226,7 @@ async fn deregister(context: &Context) {
     }
 }
 
-/// Ready = registered, in contact with Redis, not stopping.
+/// Ready = registered, in contact with Redis, its model server answers, not stopping.
 fn watch_readiness(
     health: &Health,
     context: &Arc<Context>,
@@ -244,10 +244,16 @@ fn watch_readiness(
         }
     });
     // Weak: the checks live as long as the server, which must not keep the connections open.
-    let context = Arc::downgrade(context);
-    health.ready("queue", move || match context.upgrade() {
-        Some(context) => context.link.in_contact(),
-        None => Err("closed".to_owned()),
+    let closed = || Err("closed".to_owned());
+    let of = Arc::downgrade(context);
+    health.ready("queue", move || {
+        of.upgrade()
+            .map_or_else(closed, |context| context.link.in_contact())
+    });
+    let of = Arc::downgrade(context);
+    health.ready("model server", move || {
+        of.upgrade()
+            .map_or_else(closed, |context| context.adapters.in_service())
     });
 }
 

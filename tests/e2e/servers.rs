@@ -1,6 +1,7 @@
 //! A model server in the pool's own pods: a real llama.cpp beside a real worker.
 
 use anyhow::{Context, Result};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 use persona_operator::api::{Persona, WorkerPool};
@@ -52,15 +53,18 @@ async fn a_model_beside_its_worker_answers_and_a_crash_is_seen_and_mended() -> R
                 status == "False" && message.contains("its model server ended 1 times")
             })
         });
-    let kill = stage.node.kill_container(&id);
-    let (said, killed) = tokio::join!(said, kill);
-    killed?;
+    // Requests from just before the crash, and while the server is away: none of them fails.
+    let ask = async || try_join_all((0..6).map(|_| stage.answer("local"))).await;
+    let after = async {
+        stage.node.kill_container(&id).await?;
+        ask().await
+    };
+    let (said, before, after) = tokio::join!(said, ask(), after);
     said?;
+    for text in before?.into_iter().chain(after?) {
+        assert!(!text.trim().is_empty(), "{text:?}");
+    }
     stage.wait_ready(&format!("workerpool/{pool}")).await?;
-    let again = eventually("an answer after the crash", async || {
-        Ok(stage.answer("local").await.ok())
-    });
-    assert!(!again.await?.trim().is_empty());
     let pods = stage.workers().await?;
     let same = pods.iter().find(|p| p.uid() == pod.uid());
     let restarts = same.and_then(server).map(|status| status.restart_count);
@@ -111,8 +115,9 @@ async fn personas_with_adapters_share_a_model_server_and_answer_each_in_its_own_
         };
         stage.until::<Persona>(name, "loaded", loaded).await?;
     }
+    let names = ["plain", "one", "two"];
     let mut texts = Vec::new();
-    for name in ["plain", "one", "two"] {
+    for name in names {
         stage.wait_ready(&format!("persona/{name}")).await?;
         texts.push(stage.answer(name).await?);
     }
@@ -120,6 +125,22 @@ async fn personas_with_adapters_share_a_model_server_and_answer_each_in_its_own_
     different.sort();
     different.dedup();
     assert_eq!(different.len(), 3, "{texts:?}");
+    // Side by side in the slots of one server each is like its persona's alone, and not like another's. What is
+    // computed beside an answer can turn over a token further on.
+    let all = (0..12).map(|at| names[at % names.len()]);
+    let together = try_join_all(all.map(|name| stage.answer(name))).await?;
+    for (at, text) in together.iter().enumerate() {
+        let same = |alone: &String| {
+            let pairs = text.chars().zip(alone.chars());
+            pairs.take_while(|(one, other)| one == other).count()
+        };
+        let own = same(&texts[at % texts.len()]);
+        let others = texts.iter().map(same).max().unwrap_or_default();
+        assert!(
+            own == others && own > 0,
+            "{text:?}, number {at} of {texts:?}"
+        );
+    }
     // The worker with fewer adapters goes when its task has ended and its successor is ready.
     eventually("one worker for the three", async || {
         Ok((stage.workers().await?.len() == 1).then_some(()))

@@ -1,6 +1,6 @@
 //! Local models: their pools by class, and what pools say that no node's GPUs fit.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
@@ -25,10 +25,9 @@ fn overlay() -> Value {
 }
 
 #[tokio::test]
-async fn a_pool_that_no_gpu_fits_says_so_at_once_and_mends_when_a_node_comes() -> Result<()> {
+async fn a_pool_that_no_gpu_fits_says_so_and_mends_when_a_node_comes() -> Result<()> {
     let operator = with_an_l4("gpus").await?;
     let gpu = json!({"memory": "96Gi", "products": ["NVIDIA-GH200-96GB", "NVIDIA-L4"]});
-    let since = Instant::now();
     operator
         .pool(
             "large",
@@ -43,11 +42,6 @@ async fn a_pool_that_no_gpu_fits_says_so_at_once_and_mends_when_a_node_comes() -
     let pool = operator
         .until("large", "unschedulable", is("False"))
         .await?;
-    assert!(
-        since.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        since.elapsed()
-    );
     let status = pool.context("gone")?.status.context("no status")?;
     let mut conditions = status.conditions.iter();
     let words = conditions
@@ -63,6 +57,18 @@ async fn a_pool_that_no_gpu_fits_says_so_at_once_and_mends_when_a_node_comes() -
         "{}",
         words.message
     );
+
+    // Of a maker whose cards' memory has no label that large.
+    let gpu = json!({"memory": "192Gi", "resourceName": "gpu.intel.com/i915"});
+    operator
+        .pool(
+            "beyond",
+            json!({"placement": {"device": "gpu", "gpu": gpu}, "template": overlay()}),
+        )
+        .await?;
+    operator
+        .until("beyond", "unschedulable", is("False"))
+        .await?;
 
     let gh200 = FakeNode::gpu("gpus-gh200", "NVIDIA-GH200-96GB", 97_871, 1);
     Cluster::shared().await?.add_fake_nodes(&[gh200]).await?;

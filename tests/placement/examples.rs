@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use persona_operator::api::{Persona, PersonaTopologySpec, Phase, WorkerPoolSpec};
+use jiff::Timestamp;
+use persona_operator::api::{Persona, PersonaTopologySpec, WorkerPoolSpec};
 use persona_operator::controller::pool::server::Serving;
 use persona_operator::placement::{Class, Offer};
-use persona_operator::topology::{Home, home};
+use persona_operator::topology::{Home, home, phase};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -75,14 +76,17 @@ fn read(name: &str) -> Result<(PersonaTopologySpec, Vec<Arc<Persona>>)> {
     Ok((topology, personas))
 }
 
-/// The pools of the personas where they share them, with their classes.
+/// The pools of the personas in a namespace that has nothing else, with their classes.
 fn pools(
     topology: &PersonaTopologySpec,
     personas: &[Arc<Persona>],
 ) -> Result<BTreeMap<String, Shared>> {
     let mut pools = BTreeMap::new();
+    let adapters = personas.iter().filter(|p| p.spec.adapter.is_some());
+    let (all, adapters) = (personas.len().try_into()?, adapters.count().try_into()?);
+    let decided = phase(Timestamp::UNIX_EPOCH, all, adapters, None, topology);
     for persona in personas {
-        let Home::Managed { pool, class } = home(persona, Phase::Generic, &Offer::of(topology))
+        let Home::Managed { pool, class } = home(persona, decided.phase, &Offer::of(topology))
         else {
             bail!("{:?} has no place", persona.metadata.name);
         };

@@ -33,9 +33,14 @@ fn cases() -> Vec<(Value, &'static [&'static str])> {
         (mig, &["mig"]),
         (amd("192Gi"), &["mi300x"]),
         (amd("256Gi"), &[]),
+        (amd("320Gi"), &[]),
         (
             json!({"memory": "48Gi", "resourceName": "gpu.intel.com/i915"}),
             &["max1100"],
+        ),
+        (
+            json!({"memory": "192Gi", "resourceName": "gpu.intel.com/i915"}),
+            &[],
         ),
         (claim("gpu.nvidia.com", "80Gi"), &["dra"]),
         (

@@ -149,6 +149,69 @@ async fn an_adapter_that_cannot_be_loaded_fails_its_own_persona_in_the_servers_w
 }
 
 #[tokio::test]
+async fn adapters_of_one_name_and_different_sources_are_two() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    for persona in ["one", "two"] {
+        let source = format!("/adapters/{persona}");
+        fixture
+            .persona_as(persona, beside(Some(("v1", &source))))
+            .await;
+    }
+    let worker = fixture.worker_with(options(&fixture, &server, 2)).await;
+    for persona in ["one", "two", "one", "two"] {
+        let task = fixture.ask(persona, false).await;
+        let by = format!("by {persona}");
+        assert_eq!(text(&fixture.outcome(&task).await), by);
+    }
+    assert_eq!(server.loads(), ["one", "two"], "each is loaded once");
+    worker.stopped().await.expect("ends");
+}
+
+#[tokio::test]
+async fn a_load_that_hangs_and_one_in_use_without_end_keep_nobody_waiting() {
+    let (fixture, server) = (Fixture::new().await, Vllm::start().await);
+    for (name, source) in [
+        ("hub", "/adapters/stalls"),
+        ("a", "/adapters/a"),
+        ("b", "/adapters/b"),
+    ] {
+        fixture.persona_as(name, beside(Some((name, source)))).await;
+    }
+    let worker = fixture.worker_with(options(&fixture, &server, 2)).await;
+    let stalled = fixture.ask("hub", false).await;
+    server
+        .upstream
+        .until("the load that hangs", |counts| counts.open == 1)
+        .await;
+    // All slots that are left are a's from now on, until b was answered.
+    let mut of_a = Vec::new();
+    for _ in 0..14 {
+        of_a.push(fixture.ask("a", false).await);
+    }
+    let b = fixture.ask("b", false).await;
+    let mut at = 0;
+    eventually("an answer of b's", async || {
+        if fixture
+            .output(&of_a[at])
+            .await
+            .is_some_and(|output| output.outcome.is_some())
+        {
+            of_a.push(fixture.ask("a", false).await);
+            at += 1;
+        }
+        fixture.output(&b).await?.outcome
+    })
+    .await;
+    assert_eq!(text(&fixture.outcome(&b).await), "by b");
+    for task in &of_a {
+        assert_eq!(text(&fixture.outcome(task).await), "by a");
+    }
+    assert_eq!(server.wrongs(), [""; 0]);
+    assert_eq!(fixture.state(&stalled).await, TaskState::Running);
+    drop(worker);
+}
+
+#[tokio::test]
 async fn a_worker_as_its_pod_starts_it_loads_adapters_too() {
     let (fixture, server) = (Fixture::new().await, Vllm::start().await);
     let health = format!("{}/health", server.upstream.root_url());

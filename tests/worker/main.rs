@@ -2,6 +2,7 @@
 
 mod adapters;
 mod answers;
+mod beside;
 mod faults;
 mod fixture;
 mod life;

@@ -39,6 +39,7 @@ impl State {
                     &json!({"models": models.collect::<Vec<_>>()}).to_string(),
                 )
             }
+            "/api/version" => answer(200, json, &json!({"version": "0.12.6"}).to_string()),
             "/api/chat" => self.chat(request.body["model"].as_str().unwrap_or_default()),
             _ => answer(404, "", "404 page not found"),
         }

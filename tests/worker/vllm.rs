@@ -24,8 +24,8 @@ pub struct Vllm {
 
 #[derive(Default)]
 struct State {
-    /// Adapters, and until when requests run with each.
-    loaded: BTreeMap<String, Instant>,
+    /// Adapters, until when requests run with each, and its folder's name.
+    loaded: BTreeMap<String, (Instant, String)>,
     most: usize,
     loads: Vec<String>,
     /// What a careful client never does.
@@ -46,7 +46,7 @@ impl Vllm {
         self.state.lock().expect("no panic").loaded.clear();
     }
 
-    /// Names in the order in which they were loaded.
+    /// Names of the folders of adapters in the order in which they were loaded.
     pub fn loads(&self) -> Vec<String> {
         self.state.lock().expect("no panic").loads.clone()
     }
@@ -90,8 +90,12 @@ impl State {
             let words = format!("The lora adapter '{name}' has already been loaded.");
             return error(400, "InvalidUserInput", &words);
         }
-        self.loads.push(name.clone());
-        self.loaded.insert(name.clone(), Instant::now());
+        if source.contains("stalls") {
+            return vec![Step::Hang];
+        }
+        let folder = source.rsplit('/').next().unwrap_or_default().to_owned();
+        self.loads.push(folder.clone());
+        self.loaded.insert(name.clone(), (Instant::now(), folder));
         self.most = self.most.max(self.loaded.len());
         let words = format!("Success: LoRA adapter '{name}' added successfully.");
         answer(200, "content-type: text/plain\r\n", &words)
@@ -103,7 +107,7 @@ impl State {
                 let words = format!("The lora adapter '{name}' cannot be found.");
                 error(404, "NotFoundError", &words)
             }
-            Some(busy_until) => {
+            Some((busy_until, _)) => {
                 if busy_until > Instant::now() {
                     self.wrongs
                         .push(format!("{name} was unloaded under a request"));
@@ -115,16 +119,21 @@ impl State {
     }
 
     fn chat(&mut self, model: &str) -> Vec<Step> {
-        if let Some(busy_until) = self.loaded.get_mut(model) {
-            *busy_until = (*busy_until).max(Instant::now() + ANSWERS);
-        } else if model != BASE {
-            let words = format!("The model `{model}` does not exist.");
-            return error(404, "NotFoundError", &words);
-        }
+        let by = match self.loaded.get_mut(model) {
+            Some((busy_until, folder)) => {
+                *busy_until = (*busy_until).max(Instant::now() + ANSWERS);
+                folder.as_str()
+            }
+            None if model == BASE => BASE,
+            None => {
+                let words = format!("The model `{model}` does not exist.");
+                return error(404, "NotFoundError", &words);
+            }
+        };
         vec![
             stream_head("text/event-stream"),
             Step::Pause(ANSWERS),
-            token(&format!("by {model}")),
+            token(&format!("by {by}")),
             done(),
         ]
     }

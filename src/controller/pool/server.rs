@@ -17,9 +17,8 @@ use kube::ResourceExt;
 
 use crate::api::names::{MAX_ADAPTERS, MODELS_DIR, SERVER_CONTAINER};
 use crate::api::runtime::model_file;
-use crate::api::{ContainerOverlay, ModelServerKind, Persona};
-use crate::placement::requirements::DEFAULT_CONTEXT;
-use crate::placement::requirements::requirements;
+use crate::api::{ContainerOverlay, Gpu, ModelServerKind, Persona};
+use crate::placement::requirements::{VLLM_SHARE, requirements};
 use crate::placement::server::Server;
 
 /// Home of the server's user, which images of root do not have.
@@ -27,10 +26,14 @@ const HOME: &str = "/home/persona";
 /// Tries of the start-up probe, one a second: an hour to fetch and load a model.
 const LOADING: i32 = 3600;
 /// Fetches what is missing, and serves meanwhile: Ollama answers, and the probe waits.
+///
+/// The shell is the container's first process, to which nothing is delivered that it has no trap for. It runs
+/// the trap between two commands, and at once in `wait` only: so it waits for what may take long.
 const OLLAMA: &str = "ollama serve & server=$!; set -f; \
+    trap 'kill $server; wait $server; exit 0' TERM INT; \
     until ollama list >/dev/null 2>&1; do kill -0 $server || exit 1; sleep 0.2; done; \
-    for model in $PERSONA_MODELS; do \
-    ollama show \"$model\" >/dev/null 2>&1 || ollama pull \"$model\" || exit 1; done; wait $server";
+    for model in $PERSONA_MODELS; do ollama show \"$model\" >/dev/null 2>&1 || \
+    { ollama pull \"$model\" & wait $! || exit 1; }; done; wait $server";
 const OLLAMA_READY: &str = "set -f; for model in $PERSONA_MODELS; do \
     ollama show \"$model\" >/dev/null || exit 1; done";
 
@@ -43,8 +46,9 @@ pub struct Serving {
     pub models: BTreeSet<String>,
     /// MiB that the largest of them needs.
     pub memory_mib: Option<u64>,
-    /// Sources of the adapters of its personas, in order.
-    pub adapters: BTreeSet<String>,
+    /// Sources of the adapters of its personas, each once, the oldest persona's first: where there are more than
+    /// the server holds, a newcomer waits and nobody else is touched.
+    pub adapters: Vec<String>,
 }
 
 impl Serving {
@@ -60,12 +64,17 @@ impl Serving {
         let same = servers.iter().filter(|(_, other, _)| *other == server);
         let specs: Vec<_> = same.map(|(_, _, spec)| *spec).collect();
         let models: Vec<_> = specs.iter().map(|spec| &spec.model).collect();
-        let adapters = specs.iter().filter_map(|spec| spec.adapter.as_ref());
+        let mut adapters = Vec::new();
+        for adapter in specs.iter().filter_map(|spec| spec.adapter.as_ref()) {
+            if !adapters.contains(&adapter.source) {
+                adapters.push(adapter.source.clone());
+            }
+        }
         let needs = models.iter().filter_map(|m| requirements(m, slots).ok());
         Some(Self {
             memory_mib: needs.map(|needs| needs.memory_mib).max(),
             models: models.iter().map(|model| model.name.clone()).collect(),
-            adapters: adapters.map(|adapter| adapter.source.clone()).collect(),
+            adapters,
             server,
         })
     }
@@ -82,11 +91,11 @@ impl Serving {
     }
 }
 
-/// The sidecar and its volumes. `gpus` are those of the pod; none on CPUs.
+/// The sidecar and its volumes. `gpu` says which those of the pod are; none on CPUs.
 pub fn sidecar(
     serving: &Serving,
     slots: u32,
-    gpus: Option<u32>,
+    gpu: Option<&Gpu>,
     overlay: Option<&ContainerOverlay>,
 ) -> (Container, Vec<Volume>) {
     let none = ContainerOverlay::default();
@@ -99,13 +108,13 @@ pub fn sidecar(
         mounts.push(mount("persona-shm", "/dev/shm", false));
     }
     mounts.extend(overlay.volume_mounts.clone());
-    let (command, args) = command(serving, slots, gpus);
-    let mut env = env(serving);
+    let (command, args) = command(serving, slots, gpu);
+    let mut env = env(serving, slots, gpu);
     let ours: BTreeSet<String> = env.iter().map(|variable| variable.name.clone()).collect();
     let theirs = overlay.env.iter();
     env.extend(theirs.filter(|v| !ours.contains(&v.name)).cloned());
     let mut resources = overlay.resources.clone().unwrap_or_default();
-    if overlay.resources.is_none() && gpus.is_none() {
+    if overlay.resources.is_none() && gpu.is_none() {
         let memory = serving.memory_mib.map(|mib| Quantity(format!("{mib}Mi")));
         let cpu = Some(Quantity("1".to_owned()));
         let requests = [("cpu", cpu), ("memory", memory)].into_iter();
@@ -114,7 +123,7 @@ pub fn sidecar(
     }
     let container = Container {
         name: SERVER_CONTAINER.to_owned(),
-        image: Some(image(server, gpus, overlay)),
+        image: Some(image(server, gpu, overlay)),
         restart_policy: Some("Always".to_owned()),
         command,
         args: Some(overlay.args.clone().unwrap_or(args)),
@@ -144,19 +153,49 @@ pub fn sidecar(
     (container, volumes)
 }
 
-fn image(server: &Server, gpus: Option<u32>, overlay: &ContainerOverlay) -> String {
-    let default = match (server.kind, gpus) {
-        (ModelServerKind::Ollama, _) => "docker.io/ollama/ollama:0.12.6",
-        (ModelServerKind::Vllm, _) => "docker.io/vllm/vllm-openai:v0.11.0",
-        (ModelServerKind::LlamaCpp, None) => "ghcr.io/ggml-org/llama.cpp:server",
-        (ModelServerKind::LlamaCpp, Some(_)) => "ghcr.io/ggml-org/llama.cpp:server-cuda",
-    };
+fn image(server: &Server, gpu: Option<&Gpu>, overlay: &ContainerOverlay) -> String {
     let theirs = overlay.image.as_ref().or(server.image.as_ref());
-    theirs.map_or_else(|| default.to_owned(), Clone::clone)
+    theirs.map_or_else(|| default_image(server.kind, gpu).to_owned(), Clone::clone)
+}
+
+/// The image for the maker of the GPU. Ollama and vLLM publish none for Intel's: it has to be named.
+fn default_image(kind: ModelServerKind, gpu: Option<&Gpu>) -> &'static str {
+    use ModelServerKind::{LlamaCpp, Ollama, Vllm};
+    match (kind, gpu.map(Maker::of)) {
+        (Ollama, Some(Maker::Amd)) => "docker.io/ollama/ollama:0.12.6-rocm",
+        (Ollama, _) => "docker.io/ollama/ollama:0.12.6",
+        (Vllm, Some(Maker::Amd)) => "docker.io/rocm/vllm:rocm7.0.0_vllm_0.11.1_20251103",
+        (Vllm, _) => "docker.io/vllm/vllm-openai:v0.11.0",
+        (LlamaCpp, None) => "ghcr.io/ggml-org/llama.cpp:server-b9014",
+        (LlamaCpp, Some(Maker::Nvidia)) => "ghcr.io/ggml-org/llama.cpp:server-cuda-b9014",
+        (LlamaCpp, Some(Maker::Amd)) => "ghcr.io/ggml-org/llama.cpp:server-rocm-b9014",
+        (LlamaCpp, Some(Maker::Intel)) => "ghcr.io/ggml-org/llama.cpp:server-intel-b9014",
+    }
+}
+
+/// Who made a GPU, by its resource or class of devices.
+enum Maker {
+    Nvidia,
+    Amd,
+    Intel,
+}
+
+impl Maker {
+    fn of(gpu: &Gpu) -> Self {
+        let name = gpu.device_class_name.as_ref();
+        let name = name.unwrap_or(&gpu.resource_name).as_str();
+        if name.contains("amd.com") {
+            Self::Amd
+        } else if name.contains("intel.com") {
+            Self::Intel
+        } else {
+            Self::Nvidia
+        }
+    }
 }
 
 /// Command, where the image's own does not do, and arguments.
-fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<String>>, Vec<String>) {
+fn command(serving: &Serving, slots: u32, gpu: Option<&Gpu>) -> (Option<Vec<String>>, Vec<String>) {
     let server = &serving.server;
     let name = server.model.clone().unwrap_or_default();
     let port = server.port().to_string();
@@ -167,10 +206,14 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
             let mut args: Vec<String> = vec![name.clone()];
             args.extend(["--served-model-name".to_owned(), name]);
             args.extend(["--port".to_owned(), port]);
-            if let Some(tokens) = server.context_tokens {
-                args.extend(["--max-model-len".to_owned(), tokens.to_string()]);
-            }
-            if let Some(count) = gpus.filter(|count| *count > 1) {
+            // Without it, vLLM wants cache for all that the model was made for, like 131,072 tokens, and does
+            // not start where that is more than it has.
+            args.extend(["--max-model-len".to_owned(), server.context().to_string()]);
+            args.extend([
+                "--gpu-memory-utilization".to_owned(),
+                VLLM_SHARE.to_string(),
+            ]);
+            if let Some(count) = gpu.map(|gpu| gpu.count).filter(|count| *count > 1) {
                 args.extend(["--tensor-parallel-size".to_owned(), count.to_string()]);
             }
             if !serving.adapters.is_empty() {
@@ -178,6 +221,11 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
                 args.push("--enable-lora".to_owned());
                 args.extend(["--max-loras".to_owned(), most.clone()]);
                 args.extend(["--max-cpu-loras".to_owned(), most]);
+                if let Some(rank) = server.max_adapter_rank {
+                    // It knows 8, 16, 32, … only.
+                    let rank = rank.max(8).next_power_of_two();
+                    args.extend(["--max-lora-rank".to_owned(), rank.to_string()]);
+                }
             }
             (Some(owned(&["vllm", "serve"])), args)
         }
@@ -193,10 +241,9 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
             args.extend(["--port".to_owned(), port]);
             args.extend(["--parallel".to_owned(), slots.to_string()]);
             // It divides its context among its slots.
-            let tokens = server.context_tokens.unwrap_or(DEFAULT_CONTEXT);
-            let all = u64::from(tokens) * u64::from(slots);
+            let all = u64::from(server.context()) * u64::from(slots);
             args.extend(["--ctx-size".to_owned(), all.to_string()]);
-            if gpus.is_some() {
+            if gpu.is_some() {
                 args.extend(["--n-gpu-layers".to_owned(), "999".to_owned()]);
             }
             // It takes them at its start; requests say which of them count.
@@ -212,7 +259,7 @@ fn command(serving: &Serving, slots: u32, gpus: Option<u32>) -> (Option<Vec<Stri
     }
 }
 
-fn env(serving: &Serving) -> Vec<EnvVar> {
+fn env(serving: &Serving, slots: u32, gpu: Option<&Gpu>) -> Vec<EnvVar> {
     // PyTorch asks for the user's name, which an image does not know.
     let mut pairs = vec![("HOME", HOME.to_owned()), ("USER", "persona".to_owned())];
     match serving.server.kind {
@@ -225,8 +272,18 @@ fn env(serving: &Serving) -> Vec<EnvVar> {
                 "OLLAMA_HOST",
                 format!("127.0.0.1:{}", serving.server.port()),
             ));
+            // As many as the worker takes, each with the context that the memory was estimated for.
+            pairs.push(("OLLAMA_NUM_PARALLEL", slots.to_string()));
+            pairs.push((
+                "OLLAMA_CONTEXT_LENGTH",
+                serving.server.context().to_string(),
+            ));
             // Models stay loaded as long as there is memory for them.
             pairs.push(("OLLAMA_KEEP_ALIVE", "-1".to_owned()));
+            if gpu.is_none() {
+                // On CPUs it would fill the node; the pod asks for room for the largest only.
+                pairs.push(("OLLAMA_MAX_LOADED_MODELS", "1".to_owned()));
+            }
         }
         ModelServerKind::Vllm => {
             pairs.push(("HF_HOME", MODELS_DIR.to_owned()));
@@ -357,5 +414,81 @@ mod tests {
                 .is_some_and(|mib| (3_000..5_000).contains(&mib)),
             "of the larger"
         );
+    }
+
+    #[test]
+    fn a_newcomer_waits_for_an_adapters_place_and_takes_none() {
+        let persona = |name: &str, day: u32, source: &str| {
+            let model = serde_json::json!({"provider": "OpenAICompatible", "name": "m.gguf",
+                "server": {"kind": "LlamaCpp", "maxAdapters": 2}});
+            let persona = serde_json::json!({
+                "apiVersion": "persona.dev/v1alpha1", "kind": "Persona",
+                "metadata": {"name": name, "creationTimestamp": format!("2026-01-0{day}T00:00:00Z")},
+                "spec": {"model": model, "adapter": {"name": name, "source": source}},
+            });
+            Arc::new(serde_json::from_value::<Persona>(persona).expect("a persona"))
+        };
+        let args = |personas: &[Arc<Persona>]| {
+            let serving = Serving::of(personas, 4).expect("a server");
+            command(&serving, 4, None).1.join(" ")
+        };
+        let served = [persona("z", 1, "z.gguf"), persona("y", 2, "y.gguf")];
+        let before = args(&served);
+        assert!(
+            before.contains("--lora /models/z.gguf --lora /models/y.gguf"),
+            "{before}"
+        );
+        let mut more = served.to_vec();
+        more.insert(0, persona("a", 3, "a.gguf"));
+        assert_eq!(args(&more), before, "no pod is replaced either");
+        let less = args(&more[..2]);
+        assert!(less.contains("--lora /models/z.gguf --lora /models/a.gguf"));
+    }
+
+    /// A stand-in for `ollama`, whose server notes that it was told to end.
+    const STAND_IN: &str = "ollama() { case $1 in \
+        serve) trap 'touch ended; exit 0' TERM; touch serving; while test -f serving; do sleep 0.05; done ;; \
+        show) test -n \"$HAS\" ;; \
+        pull) touch pulling; while test -f pulling; do sleep 0.05; done ;; \
+        esac; }; ";
+
+    /// Runs the script until this file is there, ends it, and waits for its end and its server's.
+    fn ends(has: &str, until: &str) {
+        use std::process::Command;
+        use std::time::{Duration, Instant};
+        let folder = std::env::temp_dir().join(format!("ollama-{:x}", rand::random::<u64>()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", &format!("{STAND_IN}{OLLAMA}")])
+            .current_dir(&folder)
+            .env("PERSONA_MODELS", "small:1b")
+            .env("HAS", has)
+            .spawn()
+            .expect("a shell");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let wait = |what: &str, there: &mut dyn FnMut() -> bool| {
+            while !there() {
+                assert!(Instant::now() < deadline, "not seen: {what}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait(until, &mut || folder.join(until).exists());
+        let id = shell.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status();
+        assert!(told.is_ok_and(|status| status.success()));
+        wait("the server's end", &mut || folder.join("ended").exists());
+        let mut status = None;
+        wait("the script's end", &mut || {
+            status = shell.try_wait().expect("a status");
+            status.is_some()
+        });
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
+
+    #[test]
+    fn ollama_ends_when_its_container_is_told_to_also_in_the_middle_of_a_pull() {
+        ends("yes", "serving");
+        ends("", "pulling");
     }
 }

@@ -167,8 +167,7 @@ fn spec(
     }
     let mut server = setup.serving.map(|serving| {
         let overlay = overlay.containers.get(SERVER_CONTAINER);
-        let gpus = gpu.map(|gpu| gpu.count);
-        let (server, files) = server::sidecar(serving, pool.spec.slots_per_worker, gpus, overlay);
+        let (server, files) = server::sidecar(serving, pool.spec.slots_per_worker, gpu, overlay);
         volumes.extend(files);
         server
     });

@@ -117,6 +117,7 @@ fn cpus_serve_up_to_4b_or_6_gib() {
     };
     assert!(fits_cpu(&estimated(4.0, 9_000)) && !fits_cpu(&estimated(4.3, 6_145)));
     assert!(fits_cpu(&estimated(7.0, 6_144)));
+    assert!(!fits_cpu(&estimated(3.0, 60_000)), "a long context");
     assert!(!fits_cpu(&Requirements {
         stated: true,
         ..estimated(1.0, 20_000)

@@ -5,8 +5,10 @@
 //! - Ollama swaps models by itself, and is asked which it has when one begins to answer
 //! - a server elsewhere, at an endpoint of the persona's, serves an adapter under its name
 //!
-//! What a server holds is reported with the heartbeat.
+//! What a server holds is reported with the heartbeat. `presence` says whether it answers at all.
 
+mod presence;
+mod selection;
 mod server;
 mod table;
 
@@ -16,8 +18,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+use self::selection::{own_name, scales, served_name};
 use self::server::Server;
-use self::table::{Evicted, Step, Table};
+use self::table::{Step, Table};
 use super::BACKOFF;
 use super::metrics::AdapterMetrics;
 use crate::api::runtime::{PersonaConfig, adapter_item, model_item};
@@ -50,6 +53,9 @@ pub struct Adapters {
     /// Ollama has begun to answer.
     used: Notify,
     report: watch::Sender<Report>,
+    /// Whether it answers: false until it was asked for the first time.
+    answering: watch::Sender<bool>,
+    witnesses: Mutex<presence::Witnesses>,
     metrics: AdapterMetrics,
 }
 
@@ -57,6 +63,19 @@ pub struct Adapters {
 pub struct InUse {
     adapters: Arc<Adapters>,
     name: String,
+}
+
+/// A request asks for an adapter until this is dropped.
+struct Waiting<'a> {
+    adapters: &'a Adapters,
+    name: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.adapters.table().has_waited(self.name);
+        self.adapters.changed.notify_waiters();
+    }
 }
 
 impl Drop for InUse {
@@ -75,10 +94,13 @@ impl Adapters {
         metrics: AdapterMetrics,
     ) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let server = kind
+            .zip(endpoint)
+            .and_then(|(kind, url)| Server::new(kind, url));
         Self {
-            server: kind
-                .zip(endpoint)
-                .and_then(|(kind, url)| Server::new(kind, url)),
+            answering: watch::Sender::new(server.is_none()),
+            witnesses: Mutex::default(),
+            server,
             table: Mutex::new(Table::new(limit)),
             fixed: Mutex::default(),
             changed: Notify::new(),
@@ -146,7 +168,7 @@ impl Adapters {
             }
             (Some(_), Some(adapter)) => {
                 let guard = self.load(adapter).await?;
-                Ok((Selection::Model(adapter.name.clone()), Some(guard)))
+                Ok((Selection::Model(guard.name.clone()), Some(guard)))
             }
             (None, Some(adapter)) => Ok((Selection::Model(adapter.name.clone()), None)),
             (_, None) => Ok((Selection::Base, None)),
@@ -165,7 +187,7 @@ impl Adapters {
                 false
             }
             (ProviderError::NotFound { .. }, Some(adapter)) => {
-                self.table().lost(Some(&adapter.name));
+                self.table().lost(Some(&served_name(adapter)));
                 true
             }
             _ => return false,
@@ -177,16 +199,19 @@ impl Adapters {
     /// Asks the server what it holds, tells that it knows, then rings for each change of that. Never ends.
     pub async fn run(&self, begun: impl FnOnce(), ring: impl Fn()) {
         let mut report = self.report.subscribe();
-        self.begin().await;
-        begun();
-        ring();
-        let ringing = async {
-            // The sender lives as long as this does.
-            while report.changed().await.is_ok() {
-                ring();
-            }
+        let holding = async {
+            self.begin().await;
+            begun();
+            ring();
+            let ringing = async {
+                // The sender lives as long as this does.
+                while report.changed().await.is_ok() {
+                    ring();
+                }
+            };
+            futures::join!(ringing, self.follow_models());
         };
-        futures::join!(ringing, self.follow_models());
+        futures::join!(holding, self.follow_presence());
     }
 
     /// A model has begun to answer, and so is loaded.
@@ -228,17 +253,21 @@ impl Adapters {
     }
 
     async fn load(self: &Arc<Self>, adapter: &Adapter) -> Result<InUse, ProviderError> {
+        let name = served_name(adapter);
+        self.table().wait(&name);
+        let _waiting = Waiting {
+            adapters: self,
+            name: &name,
+        };
         loop {
             // What changes from here on is heard.
             let changed = self.changed.notified();
-            let step = self
-                .table()
-                .request(Instant::now(), &adapter.name, &adapter.source);
+            let step = self.table().request(Instant::now(), &name);
             match step {
                 Step::Run => {
                     return Ok(InUse {
                         adapters: self.clone(),
-                        name: adapter.name.clone(),
+                        name: name.clone(),
                     });
                 }
                 Step::Refuse(message) => {
@@ -249,7 +278,7 @@ impl Adapters {
                 }
                 // Not in this task, which may be stopped in the middle.
                 Step::Load { evict } => {
-                    tokio::spawn(self.clone().exchange(adapter.clone(), evict));
+                    tokio::spawn(self.clone().exchange(adapter.clone(), name.clone(), evict));
                 }
                 Step::Wait => {}
             }
@@ -258,28 +287,28 @@ impl Adapters {
     }
 
     /// Takes one out and loads another.
-    async fn exchange(self: Arc<Self>, adapter: Adapter, evict: Option<Evicted>) {
+    async fn exchange(self: Arc<Self>, adapter: Adapter, name: String, evict: Option<String>) {
         let Some(server) = &self.server else { return };
         let began = Instant::now();
         let mut still = evict;
         let exchange = async {
             if let Some(evicted) = &still {
-                server.unload(&evicted.name).await?;
+                server.unload(evicted).await?;
                 still = None;
             }
-            server.load(&adapter.name, &adapter.source).await
+            server.load(&name, &adapter.source).await
         };
         match exchange.await {
             Ok(()) => {
-                tracing::info!(adapter = adapter.name, took = ?began.elapsed(), "loaded");
+                tracing::info!(adapter = name, took = ?began.elapsed(), "loaded");
                 self.metrics.load(true);
-                self.table().loaded(&adapter.name);
+                self.table().loaded(&name);
             }
             Err(words) => {
-                tracing::warn!(adapter = adapter.name, error = words, "cannot be loaded");
+                tracing::warn!(adapter = name, error = words, "cannot be loaded");
                 self.metrics.load(false);
                 self.table()
-                    .failed(Instant::now(), &adapter.name, words, still);
+                    .failed(Instant::now(), &name, words, still.as_deref());
             }
         }
         self.tell();
@@ -287,8 +316,8 @@ impl Adapters {
 
     /// What vLLM holds from before this process.
     async fn find(&self, server: &Server) -> Result<(), ProviderError> {
-        for (name, source) in server.loaded().await? {
-            self.table().found(&name, &source);
+        for name in server.loaded().await? {
+            self.table().found(&name);
         }
         self.tell();
         Ok(())
@@ -302,7 +331,7 @@ impl Adapters {
         }
         let found: Arc<[server::Fixed]> = server.fixed().await?.into();
         for adapter in &*found {
-            self.table().found(&adapter.path, &adapter.path);
+            self.table().found(&adapter.path);
         }
         *lock(&self.fixed) = Some(found.clone());
         self.tell();
@@ -314,10 +343,14 @@ impl Adapters {
         let report = {
             let table = self.table();
             let failures = table.failures();
+            let is_vllm = self.server.as_ref().map(Server::kind) == Some(ModelServerKind::Vllm);
+            let item = |name| adapter_item(if is_vllm { own_name(name) } else { name });
+            let mut loaded: Vec<_> = table.names().map(item).collect();
+            loaded.dedup();
             Report {
-                loaded: table.names().map(adapter_item).collect(),
+                loaded,
                 failures: failures
-                    .map(|(name, words)| (adapter_item(name), words.to_owned()))
+                    .map(|(name, words)| (item(name), words.to_owned()))
                     .collect(),
             }
         };
@@ -336,65 +369,5 @@ impl Adapters {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
-    }
-}
-
-/// A scale for each adapter of llama.cpp, also for requests without one: its prompt cache takes a request
-/// that names none for one of the same adapters as the slot's last (ggml-org/llama.cpp issue 26207).
-fn scales(fixed: &[server::Fixed], adapter: Option<&Adapter>) -> Result<Selection, ProviderError> {
-    if let Some(adapter) = adapter
-        && !fixed.iter().any(|fixed| fixed.is(adapter))
-    {
-        return Err(ProviderError::Adapter {
-            name: adapter.name.clone(),
-            message: format!(
-                "llama.cpp was started without {}; workers with it are on their way, or model.server.maxAdapters is too low",
-                adapter.source
-            ),
-        });
-    }
-    if fixed.is_empty() {
-        return Ok(Selection::Base);
-    }
-    let scale = |fixed: &server::Fixed| {
-        let wanted = adapter.is_some_and(|adapter| fixed.is(adapter));
-        (fixed.id, f64::from(u8::from(wanted)))
-    };
-    Ok(Selection::Scales(fixed.iter().map(scale).collect()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fixed(id: u32, path: &str) -> server::Fixed {
-        server::Fixed {
-            id,
-            path: path.to_owned(),
-        }
-    }
-
-    fn adapter(name: &str, source: &str) -> Adapter {
-        Adapter {
-            name: name.to_owned(),
-            source: source.to_owned(),
-        }
-    }
-
-    #[test]
-    fn every_adapter_of_llama_cpp_has_a_scale_in_every_request() {
-        let two = [fixed(0, "/models/a.gguf"), fixed(1, "/models/b.gguf")];
-        let a = adapter("a", "a.gguf");
-        assert_eq!(
-            scales(&two, Some(&a)),
-            Ok(Selection::Scales(vec![(0, 1.0), (1, 0.0)]))
-        );
-        assert_eq!(
-            scales(&two, None),
-            Ok(Selection::Scales(vec![(0, 0.0), (1, 0.0)]))
-        );
-        assert_eq!(scales(&[], None), Ok(Selection::Base));
-        let error = scales(&two, Some(&adapter("c", "c.gguf"))).expect_err("it is not there");
-        assert!(error.to_string().contains("c.gguf"), "{error}");
     }
 }

@@ -12,6 +12,8 @@ use crate::provider::{ProviderError, Said};
 
 /// How long a server may take to load an adapter.
 const LOADING: Duration = Duration::from_secs(120);
+/// How long it may take to say that it is there, as for the kubelet's probe.
+const PRESENCE: Duration = Duration::from_secs(2);
 /// How long it may take for everything else.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest answer that is read, bytes.
@@ -71,6 +73,32 @@ impl Server {
         self.kind
     }
 
+    /// Whether it answers and has its model: `GET /health`, of Ollama `GET /api/version`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn healthy(&self) -> Result<(), ProviderError> {
+        let root = self.root();
+        let page = match self.kind {
+            ModelServerKind::Ollama => format!("{root}/api/version"),
+            ModelServerKind::Vllm | ModelServerKind::LlamaCpp => format!("{root}/health"),
+        };
+        let answer = self.http.get(page).timeout(PRESENCE).send().await;
+        let answer = answer.map_err(|error| ProviderError::Unreachable(error.to_string()))?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        let status = answer.status().as_u16();
+        let said = Said::read(&body_of(answer).await?);
+        Err(ProviderError::from_status(status, said, None))
+    }
+
+    /// Without the path of the API of OpenAI.
+    fn root(&self) -> &str {
+        let root = self.url.trim_end_matches('/');
+        root.trim_end_matches("/v1")
+    }
+
     /// Ollama's models in memory: `GET /api/ps`.
     pub async fn models(&self) -> Result<Vec<String>, ProviderError> {
         #[derive(Deserialize)]
@@ -88,13 +116,12 @@ impl Server {
 
     /// llama.cpp's adapters: `GET /lora-adapters`.
     pub async fn fixed(&self) -> Result<Vec<Fixed>, ProviderError> {
-        let root = self.url.trim_end_matches('/').trim_end_matches("/v1");
-        let request = self.http.get(format!("{root}/lora-adapters"));
+        let request = self.http.get(format!("{}/lora-adapters", self.root()));
         self.json(request).await
     }
 
-    /// vLLM's adapters: the models that have a parent. Name and path.
-    pub async fn loaded(&self) -> Result<Vec<(String, String)>, ProviderError> {
+    /// Names of vLLM's adapters: the models that have a parent.
+    pub async fn loaded(&self) -> Result<Vec<String>, ProviderError> {
         #[derive(Deserialize)]
         struct Models {
             data: Vec<Model>,
@@ -102,7 +129,6 @@ impl Server {
         #[derive(Deserialize)]
         struct Model {
             id: String,
-            root: Option<String>,
             parent: Option<String>,
         }
         let models: Models = self.json(self.http.get(self.path("models"))).await?;
@@ -110,9 +136,7 @@ impl Server {
             .data
             .into_iter()
             .filter(|model| model.parent.is_some());
-        Ok(adapters
-            .map(|model| (model.id, model.root.unwrap_or_default()))
-            .collect())
+        Ok(adapters.map(|model| model.id).collect())
     }
 
     /// Loads an adapter into vLLM.

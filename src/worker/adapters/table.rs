@@ -8,24 +8,28 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Failures that are remembered.
 const FAILURES: usize = 64;
 
-/// Adapters of one server, by name.
+/// Adapters of one server, by the names that it knows them by.
 #[derive(Debug)]
 pub struct Table {
     /// Adapters that the server holds at most.
     limit: usize,
     entries: BTreeMap<String, Entry>,
     failures: BTreeMap<String, Failure>,
+    /// Requests that have not got their adapter yet, by its name.
+    waiting: BTreeMap<String, usize>,
     /// Counts uses: the least recently used one has the lowest number.
     uses: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    source: String,
     state: State,
     /// Requests that run with it.
     users: usize,
+    /// 0 until one has.
     used: u64,
+    /// Those that run are the last while somebody waits for room: all that are there can be in use for ever.
+    leaving: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +55,23 @@ pub enum Step {
     /// [`Table::failed`].
     Load {
         /// The adapter to take out.
-        evict: Option<Evicted>,
+        evict: Option<String>,
     },
-    /// Another one is being loaded, or all that are there are in use: ask again after a change.
+    /// It is being loaded, or all that are there are in use: ask again after a change.
     Wait,
     /// The last load failed a moment ago, with these words.
     Refuse(String),
 }
 
-/// An adapter that makes room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Evicted {
-    /// Its name.
-    pub name: String,
-    source: String,
+impl Entry {
+    const fn new(state: State) -> Self {
+        Self {
+            state,
+            users: 0,
+            used: 0,
+            leaving: false,
+        }
+    }
 }
 
 impl Table {
@@ -74,68 +81,86 @@ impl Table {
             limit: limit.max(1),
             entries: BTreeMap::new(),
             failures: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             uses: 0,
         }
     }
 
+    /// A request begins to ask for the adapter, until [`Table::has_waited`].
+    pub fn wait(&mut self, name: &str) {
+        *self.waiting.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// A request does not ask any more: it runs, or has been given up.
+    pub fn has_waited(&mut self, name: &str) {
+        if let Some(count) = self.waiting.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(name);
+            }
+        }
+    }
+
     /// Asks to run a request with the adapter.
-    pub fn request(&mut self, now: Instant, name: &str, source: &str) -> Step {
-        if let Some(entry) = self.entries.get_mut(name)
-            && entry.source == source
-            && entry.state == State::Loaded
-        {
-            self.uses += 1;
-            entry.used = self.uses;
-            entry.users += 1;
-            return Step::Run;
+    pub fn request(&mut self, now: Instant, name: &str) -> Step {
+        let others_wait = self
+            .waiting
+            .keys()
+            .any(|other| !self.entries.contains_key(other));
+        match self.entries.get_mut(name) {
+            Some(entry) if entry.state == State::Loaded && !(entry.leaving && others_wait) => {
+                self.uses += 1;
+                entry.leaving = false;
+                entry.used = self.uses;
+                entry.users += 1;
+                return Step::Run;
+            }
+            Some(entry) if entry.state != State::Lost || entry.users > 0 => return Step::Wait,
+            _ => {}
         }
         if let Some(failure) = self.failures.get(name)
             && now.saturating_duration_since(failure.at) < AGAIN
         {
             return Step::Refuse(failure.words.clone());
         }
-        if self
-            .entries
-            .values()
-            .any(|entry| entry.state == State::Loading)
-        {
+        let is_known = self.entries.contains_key(name);
+        let victim = if is_known || self.entries.len() < self.limit {
+            None
+        } else if let Some(victim) = self.idle() {
+            Some(victim)
+        } else {
+            self.ask_one_to_leave();
             return Step::Wait;
-        }
-        let evict = match self.entries.get(name) {
-            // Lost, or of another source: it is loaded anew in its own place.
-            Some(entry) if entry.users > 0 => return Step::Wait,
-            Some(entry) if entry.state == State::Lost => None,
-            Some(_) => Some(name.to_owned()),
-            None if self.entries.len() < self.limit => None,
-            None => match self.least_recently_used() {
-                Some(victim) => Some(victim),
-                None => return Step::Wait,
-            },
         };
-        let evict = evict.and_then(|victim| {
+        let evicted = victim.and_then(|victim| {
             let entry = self.entries.remove(&victim)?;
-            let lost = entry.state == State::Lost;
-            (!lost).then_some(Evicted {
-                name: victim,
-                source: entry.source,
-            })
+            (entry.state != State::Lost).then_some(victim)
         });
-        self.entries.insert(
-            name.to_owned(),
-            Entry {
-                source: source.to_owned(),
-                state: State::Loading,
-                users: 0,
-                used: 0,
-            },
-        );
-        Step::Load { evict }
+        self.entries
+            .insert(name.to_owned(), Entry::new(State::Loading));
+        Step::Load { evict: evicted }
     }
 
-    fn least_recently_used(&self) -> Option<String> {
-        let idle = self.entries.iter().filter(|(_, entry)| entry.users == 0);
+    /// The least recently used one that nobody uses. One that has just been loaded is left to who waits for it.
+    fn idle(&self) -> Option<String> {
+        let idle = self.entries.iter().filter(|(name, entry)| {
+            let is_wanted = entry.used == 0 && self.waiting.contains_key(*name);
+            entry.users == 0 && entry.state != State::Loading && !is_wanted
+        });
         let victim = idle.min_by_key(|(_, entry)| (entry.state != State::Lost, entry.used));
         victim.map(|(name, _)| name.clone())
+    }
+
+    /// One at a time, so that the others serve on.
+    fn ask_one_to_leave(&mut self) {
+        let mut loaded = self.entries.values_mut();
+        if loaded.any(|entry| entry.leaving) {
+            return;
+        }
+        let used = self.entries.values_mut().filter(|entry| entry.users > 0);
+        if let Some(entry) = used.min_by_key(|entry| entry.used) {
+            entry.leaving = true;
+        }
     }
 
     /// The server has loaded it.
@@ -147,10 +172,10 @@ impl Table {
     }
 
     /// The server refused it, in these words. `still` is what it could not take out either.
-    pub fn failed(&mut self, now: Instant, name: &str, words: String, still: Option<Evicted>) {
+    pub fn failed(&mut self, now: Instant, name: &str, words: String, still: Option<&str>) {
         self.entries.remove(name);
-        if let Some(Evicted { name, source }) = still {
-            self.found(&name, &source);
+        if let Some(still) = still {
+            self.found(still);
         }
         while self.failures.len() >= FAILURES {
             self.failures.pop_first();
@@ -160,13 +185,11 @@ impl Table {
     }
 
     /// The server holds it already.
-    pub fn found(&mut self, name: &str, source: &str) {
-        self.entries.entry(name.to_owned()).or_insert(Entry {
-            source: source.to_owned(),
-            state: State::Loaded,
-            users: 0,
-            used: 0,
-        });
+    pub fn found(&mut self, name: &str) {
+        let entries = &mut self.entries;
+        entries
+            .entry(name.to_owned())
+            .or_insert(Entry::new(State::Loaded));
     }
 
     /// A request that ran with it has ended.
@@ -174,6 +197,12 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.users = entry.users.saturating_sub(1);
         }
+    }
+
+    /// The server is away and will start anew: nothing is there, and what it refused it may take then.
+    pub fn restarted(&mut self) {
+        self.lost(None);
+        self.failures.clear();
     }
 
     /// The server has started anew, or does not have this one: everything, or it, is to be loaded again.
@@ -207,18 +236,18 @@ mod tests {
     use super::*;
 
     fn load(table: &mut Table, name: &str) -> Step {
-        let step = table.request(Instant::now(), name, name);
+        let step = table.request(Instant::now(), name);
         table.loaded(name);
         step
     }
 
     fn run(table: &mut Table, name: &str) -> Step {
-        table.request(Instant::now(), name, name)
+        table.request(Instant::now(), name)
     }
 
     fn evicts(step: Step) -> Option<String> {
         match step {
-            Step::Load { evict } => evict.map(|evicted| evicted.name),
+            Step::Load { evict } => evict,
             other => panic!("{other:?}"),
         }
     }
@@ -238,28 +267,64 @@ mod tests {
     }
 
     #[test]
-    fn one_is_loaded_at_a_time_and_all_who_want_it_wait_for_it() {
+    fn it_is_loaded_once_and_all_who_want_it_wait_for_it() {
         let mut table = Table::new(4);
         assert_eq!(evicts(run(&mut table, "a")), None);
         assert_eq!(run(&mut table, "a"), Step::Wait);
-        assert_eq!(run(&mut table, "b"), Step::Wait);
         table.loaded("a");
         assert_eq!(run(&mut table, "a"), Step::Run);
-        assert_eq!(evicts(run(&mut table, "b")), None);
+    }
+
+    #[test]
+    fn a_load_that_hangs_keeps_no_other_from_its_own() {
+        let mut table = Table::new(2);
+        assert_eq!(evicts(run(&mut table, "hangs")), None);
+        assert_eq!(evicts(load(&mut table, "a")), None);
+        assert_eq!(run(&mut table, "a"), Step::Run);
+        table.release("a");
+        assert_eq!(evicts(load(&mut table, "b")).as_deref(), Some("a"));
+        assert_eq!(run(&mut table, "hangs"), Step::Wait);
+    }
+
+    #[test]
+    fn who_waits_for_room_gets_it_from_one_that_is_in_use_without_end() {
+        let mut table = Table::new(1);
+        load(&mut table, "a");
+        assert_eq!(run(&mut table, "a"), Step::Run);
+        table.wait("b");
+        assert_eq!(run(&mut table, "b"), Step::Wait);
+        table.wait("a");
+        assert_eq!(run(&mut table, "a"), Step::Wait, "no more than run already");
+        table.release("a");
+        assert_eq!(run(&mut table, "a"), Step::Wait, "it is b's turn");
+        assert_eq!(evicts(load(&mut table, "b")).as_deref(), Some("a"));
+        assert_eq!(run(&mut table, "a"), Step::Wait, "b has not run yet");
+        assert_eq!(run(&mut table, "b"), Step::Run);
+        table.has_waited("b");
+        table.release("b");
+        assert_eq!(evicts(load(&mut table, "a")).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn who_was_asked_to_leave_stays_when_nobody_waits_any_more() {
+        let mut table = Table::new(1);
+        load(&mut table, "a");
+        assert_eq!(run(&mut table, "a"), Step::Run);
+        table.wait("b");
+        assert_eq!(run(&mut table, "b"), Step::Wait);
+        table.has_waited("b");
+        assert_eq!(run(&mut table, "a"), Step::Run);
     }
 
     #[test]
     fn a_failure_is_repeated_in_its_words_for_a_while_and_harms_no_other() {
         let (mut table, now) = (Table::new(1), Instant::now());
         load(&mut table, "a");
-        let Step::Load { evict } = table.request(now, "b", "b") else {
+        let Step::Load { evict } = table.request(now, "b") else {
             panic!("it is loaded");
         };
-        table.failed(now, "b", "no such file".into(), evict);
-        assert_eq!(
-            table.request(now, "b", "b"),
-            Step::Refuse("no such file".into())
-        );
+        table.failed(now, "b", "no such file".into(), evict.as_deref());
+        assert_eq!(table.request(now, "b"), Step::Refuse("no such file".into()));
         assert_eq!(run(&mut table, "a"), Step::Run, "it could not be taken out");
         table.release("a");
         assert_eq!(
@@ -267,7 +332,7 @@ mod tests {
             [("b", "no such file")]
         );
         let later = now + AGAIN;
-        let again = table.request(later, "b", "b");
+        let again = table.request(later, "b");
         assert_eq!(evicts(again).as_deref(), Some("a"));
         table.loaded("b");
         assert_eq!(table.failures().count(), 0);
@@ -289,14 +354,6 @@ mod tests {
         assert_eq!(evicts(load(&mut table, "a")), None);
     }
 
-    #[test]
-    fn another_source_of_the_same_name_takes_its_place() {
-        let mut table = Table::new(2);
-        load(&mut table, "a");
-        let step = table.request(Instant::now(), "a", "elsewhere");
-        assert_eq!(evicts(step).as_deref(), Some("a"));
-    }
-
     proptest! {
         #[test]
         fn never_more_than_the_limit_and_none_goes_while_it_is_used(
@@ -316,8 +373,8 @@ mod tests {
                         }
                         Step::Load { evict } => {
                             if let Some(evicted) = evict {
-                                prop_assert!(!running.contains(&evicted.name));
-                                prop_assert!(server.remove(&evicted.name));
+                                prop_assert!(!running.contains(&evicted));
+                                prop_assert!(server.remove(&evicted));
                             }
                             server.insert(name.clone());
                             table.loaded(&name);

@@ -121,7 +121,16 @@ impl Labels {
                 "Gt",
                 vec![mib.saturating_sub(1).to_string()],
             )),
-            Memory::Texts(key, texts) => Some(among(key, texts, |m| m >= mib)),
+            Memory::Texts(key, texts) => {
+                let mut found = among(key, texts, |m| m >= mib);
+                let values = found.values.get_or_insert_default();
+                if values.is_empty() {
+                    // The API server refuses a pod with an empty list. With a value that no node has, it waits
+                    // and says that it fits nowhere.
+                    values.push("none".to_owned());
+                }
+                Some(found)
+            }
         }
     }
 

@@ -51,6 +51,11 @@ fn each_maker_and_cloud_has_labels_of_its_own() {
         required(&karpenter)[0]["key"],
         "karpenter.k8s.aws/instance-gpu-memory"
     );
+    // Beyond all that is known: a list of values must not be empty.
+    for (name, memory) in [("amd.com/gpu", "320Gi"), ("gpu.intel.com/i915", "192Gi")] {
+        let beyond = gpu(json!({"memory": memory, "resourceName": name}));
+        assert_eq!(required(&beyond)[0]["values"], json!(["none"]), "{name}");
+    }
     let other = gpu(json!({"memory": "24Gi", "resourceName": "habana.ai/gaudi"}));
     assert_eq!(required(&other), json!(null), "no label is known");
 }

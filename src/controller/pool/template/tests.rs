@@ -156,10 +156,22 @@ fn servers_of_personas_with_adapters_are_told_how_many_and_which() {
     );
     let (llama, updates) = args("LlamaCpp", &["b.gguf", "/elsewhere/a.gguf", "c.gguf"]);
     assert!(
-        llama.ends_with("--lora /elsewhere/a.gguf --lora /models/b.gguf --lora-init-without-apply"),
+        llama.ends_with("--lora /models/b.gguf --lora /elsewhere/a.gguf --lora-init-without-apply"),
         "{llama}"
     );
     assert!(!updates);
+    let model = json!({"provider": "OpenAICompatible", "name": "base",
+        "server": {"kind": "vLLM", "maxAdapterRank": 48}});
+    let server = with_adapters(json!({}), &[model], &["a"]).init_containers;
+    let ranked = server
+        .expect("a sidecar")
+        .remove(0)
+        .args
+        .unwrap_or_default();
+    assert!(
+        ranked.join(" ").ends_with("--max-lora-rank 64"),
+        "{ranked:?}"
+    );
     for kind in ["vLLM", "LlamaCpp"] {
         let (plain, updates) = args(kind, &[]);
         assert!(!plain.contains("lora") && !updates, "{plain}");
@@ -181,6 +193,68 @@ fn llama_cpp_reads_a_file_of_an_image_volume() {
     let args = server.args.clone().unwrap_or_default().join(" ");
     assert!(args.starts_with("--hf-repo bartowski/"), "{args}");
     assert!(args.ends_with("--n-gpu-layers 999"), "{args}");
+}
+
+#[test]
+fn a_server_has_the_context_and_share_of_its_gpu_that_it_was_placed_with() {
+    let args = |name: &str| {
+        let model =
+            json!({"provider": "OpenAICompatible", "name": name, "server": {"kind": "vLLM"}});
+        let pod = with_models(json!({"device": "gpu"}), &[model]);
+        let server = pod.init_containers.expect("a sidecar").remove(0);
+        server.args.unwrap_or_default().join(" ")
+    };
+    let plain = args("meta-llama/Llama-3.1-8B-Instruct");
+    assert!(
+        plain.contains("--max-model-len 4096 --gpu-memory-utilization 0.9"),
+        "{plain}"
+    );
+    let short = args("TinyLlama/TinyLlama-1.1B-Chat-v1.0");
+    assert!(
+        short.contains("--max-model-len 2048 "),
+        "it was made for no more: {short}"
+    );
+    let model = json!({"provider": "Ollama", "name": "llama3.1:8b",
+        "requirements": {"contextTokens": 32_768}});
+    let pod = with_models(json!({"device": "gpu"}), &[model]);
+    let env = pod.init_containers.expect("a sidecar").remove(0).env;
+    let env = env.unwrap_or_default();
+    let value = |name: &str| env.iter().find(|v| v.name == name)?.value.clone();
+    assert_eq!(value("OLLAMA_CONTEXT_LENGTH").as_deref(), Some("32768"));
+    assert_eq!(value("OLLAMA_NUM_PARALLEL").as_deref(), Some("4"));
+    assert_eq!(
+        value("OLLAMA_MAX_LOADED_MODELS"),
+        None,
+        "on a GPU Ollama counts itself"
+    );
+}
+
+#[test]
+fn a_server_has_the_image_of_its_gpus_maker() {
+    let image = |kind: &str, resource: Option<&str>| {
+        let model =
+            json!({"provider": "OpenAICompatible", "name": "m.gguf", "server": {"kind": kind}});
+        let placement = match resource {
+            Some(name) => json!({"device": "gpu", "gpu": {"resourceName": name}}),
+            None => json!({}),
+        };
+        let pod = with_models(placement, &[model]);
+        let image = pod.init_containers.expect("a sidecar").remove(0).image;
+        image.unwrap_or_default()
+    };
+    let (amd, intel) = (Some("amd.com/gpu"), Some("gpu.intel.com/i915"));
+    let nvidia = Some("nvidia.com/mig-3g.20gb");
+    for (resource, part) in [
+        (None, ":server-b"),
+        (nvidia, ":server-cuda-b"),
+        (amd, ":server-rocm-b"),
+        (intel, ":server-intel-b"),
+    ] {
+        let image = image("LlamaCpp", resource);
+        assert!(image.contains(part), "{image} without {part}");
+    }
+    assert!(image("vLLM", amd).contains("rocm/vllm"));
+    assert!(image("vLLM", nvidia).contains("vllm/vllm-openai"));
 }
 
 #[test]
