@@ -298,8 +298,10 @@ fn memory(spec: &WorkerPoolSpec, personas: &[Arc<Persona>]) -> Result<u64, Error
     };
     let slots = spec.slots_per_worker;
     if let Some(serving) = Serving::of(personas, slots) {
-        let gpus = (spec.placement.device == Device::Gpu).then(|| gpus(spec));
-        let (server, _) = sidecar(&serving, slots, gpus, overlay(SERVER_CONTAINER));
+        let placement = &spec.placement;
+        let gpu =
+            (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default());
+        let (server, _) = sidecar(&serving, slots, gpu.as_ref(), overlay(SERVER_CONTAINER));
         let resources = server.resources.unwrap_or_default();
         sum = sum.saturating_add(asked(SERVER_CONTAINER, &resources)?);
     }
