@@ -57,7 +57,14 @@ impl PersonaConfig {
     }
 }
 
-/// What a worker says that its model server holds, for an adapter of this name.
+/// The name that vLLM has an adapter under: of two personas' adapters of one name each is another one, if their
+/// sources are.
+pub fn served_name(adapter: &Adapter) -> String {
+    let digest = Sha256::digest(&adapter.source);
+    format!("{}-{}", adapter.name, hex::encode(&digest[..4]))
+}
+
+/// What a worker says that its model server holds, for an adapter that is named so there.
 pub fn adapter_item(name: &str) -> String {
     format!("adapter/{name}")
 }
@@ -135,6 +142,18 @@ mod tests {
             "apiVersion": "persona.dev/v1alpha1", "kind": "Persona", "metadata": {"name": "p"}, "spec": spec,
         });
         lane(&serde_json::from_value(persona).expect("a persona"))
+    }
+
+    #[test]
+    fn adapters_of_one_name_are_told_apart_by_their_sources() {
+        let served = |source: &str| {
+            served_name(&Adapter {
+                name: "v1".into(),
+                source: source.into(),
+            })
+        };
+        assert_ne!(served("/one"), served("/two"));
+        assert_eq!(served("/one"), served("/one"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Adapters on a server beside a worker that has vLLM's API, as that is documented.
 
-use persona_operator::api::runtime::{PersonaConfig, adapter_lane};
+use persona_operator::api::runtime::{PersonaConfig, adapter_item, adapter_lane, served_name};
 use persona_operator::api::{Adapter, ModelServerKind, Provider};
 use persona_operator::queue::stats::WorkerStats;
 use persona_operator::queue::submit::TaskState;
@@ -237,7 +237,12 @@ async fn a_worker_as_its_pod_starts_it_loads_adapters_too() {
     }
     assert_eq!(server.loads(), ["a", "b", "a"]);
     assert_eq!((server.most(), server.wrongs()), (1, Vec::new()));
-    let held = |worker: &WorkerStats| worker.loaded == ["adapter/a"];
+    let adapter = Adapter {
+        name: "a".into(),
+        source: "/adapters/a".into(),
+    };
+    let a = adapter_item(&served_name(&adapter));
+    let held = move |worker: &WorkerStats| worker.loaded == [a.clone()];
     fixture.until_worker("w", "what it holds", held).await;
 }
 

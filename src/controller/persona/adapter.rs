@@ -1,7 +1,7 @@
 //! Whether a persona's adapter is loaded, as the workers of its pool say. Pure.
 
 use crate::api::condition::{ADAPTER_LOADED, Verdict};
-use crate::api::runtime::{adapter_item, model_file, model_item};
+use crate::api::runtime::{adapter_item, model_file, model_item, served_name};
 use crate::api::{ModelServerKind, Persona};
 use crate::queue::stats::PoolStats;
 
@@ -33,12 +33,12 @@ impl Sight {
     }
 }
 
-/// As workers name it: llama.cpp knows its adapters by their files.
+/// As workers name it: llama.cpp knows its adapters by their files, vLLM by name and source.
 fn item(persona: &Persona) -> Option<String> {
     let adapter = persona.spec.adapter.as_ref()?;
     Some(match persona.spec.model.served_by() {
         Some(ModelServerKind::LlamaCpp) => adapter_item(&model_file(&adapter.source)),
-        _ => adapter_item(&adapter.name),
+        _ => adapter_item(&served_name(adapter)),
     })
 }
 
@@ -141,14 +141,19 @@ mod tests {
     #[test]
     fn workers_say_whether_it_is_loaded_and_why_not() {
         let vllm = beside("vLLM");
-        let (holds, reason, message) = says(&vllm, &stats("adapter/law", None));
+        let law = item(&vllm).expect("an adapter");
+        let (holds, reason, message) = says(&vllm, &stats(&law, None));
         assert_eq!((holds, reason), (Some(true), "Loaded"));
         assert!(message.starts_with("1 of 2 workers"), "{message}");
-        let failed = stats("adapter/tax", Some(("adapter/law", "no such folder")));
+        let failed = stats("adapter/tax", Some((&*law, "no such folder")));
         let (holds, reason, message) = says(&vllm, &failed);
         assert_eq!((holds, reason), (Some(false), "LoadFailed"));
         assert!(message.contains("no such folder"), "{message}");
         assert_eq!(says(&vllm, &stats("model/m", None)).1, "NotLoaded");
+        let mut theirs = vllm.clone();
+        theirs.spec.adapter.as_mut().expect("one").source = "tax/law".into();
+        let of_that_name = stats(&item(&theirs).expect("an adapter"), None);
+        assert_eq!(says(&vllm, &of_that_name).1, "NotLoaded");
         let unknown = verdict(&vllm, None).expect("one");
         assert_eq!((unknown.holds, unknown.reason), (None, "NotKnown"));
     }
@@ -163,7 +168,7 @@ mod tests {
             "",
             "all workers of its pool are started with it"
         );
-        assert_eq!(needs(&beside("vLLM")), "adapter/law");
+        assert!(needs(&beside("vLLM")).starts_with("adapter/law-"));
         let ollama = |name| persona(json!({"provider": "Ollama", "name": name}));
         assert_eq!(needs(&ollama("llama3.2:1b")), "model/llama3.2:1b");
         assert_eq!(needs(&ollama("mistral")), "model/mistral:latest");

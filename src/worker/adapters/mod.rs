@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use self::selection::{own_name, scales, served_name};
+use self::selection::scales;
 use self::server::Server;
 use self::table::{Step, Table};
 use super::BACKOFF;
 use super::metrics::AdapterMetrics;
-use crate::api::runtime::{PersonaConfig, adapter_item, model_item};
+use crate::api::runtime::{PersonaConfig, adapter_item, model_item, served_name};
 use crate::api::{Adapter, ModelServerKind};
 use crate::lock::lock;
 use crate::provider::{ProviderError, Selection};
@@ -343,14 +343,10 @@ impl Adapters {
         let report = {
             let table = self.table();
             let failures = table.failures();
-            let is_vllm = self.server.as_ref().map(Server::kind) == Some(ModelServerKind::Vllm);
-            let item = |name| adapter_item(if is_vllm { own_name(name) } else { name });
-            let mut loaded: Vec<_> = table.names().map(item).collect();
-            loaded.dedup();
             Report {
-                loaded,
+                loaded: table.names().map(adapter_item).collect(),
                 failures: failures
-                    .map(|(name, words)| (item(name), words.to_owned()))
+                    .map(|(name, words)| (adapter_item(name), words.to_owned()))
                     .collect(),
             }
         };
