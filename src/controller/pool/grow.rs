@@ -53,6 +53,8 @@ pub async fn grow(
     let (mut asked, mut refusal, mut result) = (0, None, Ok(()));
     for round in 1..=rounds {
         if !plan.create.is_empty() && !claims(cx, observed, memory).await {
+            // That is remembered, and pods that were made before do not make up for it.
+            asked = 0;
             break;
         }
         asked += plan.create.len();
