@@ -1,5 +1,7 @@
 //! What a pool's status says. Pure.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
@@ -13,6 +15,8 @@ use crate::api::{ScaleRecord, Sizing, Span, WorkerPoolStatus};
 use crate::controller::status::LIVE_NUMBERS;
 use crate::scaling::QUEUE;
 
+/// Counts of pods alone are written at most once in this time.
+const COUNTS: Duration = Duration::from_millis(250);
 /// Changes of size that are kept.
 const HISTORY: usize = 10;
 
@@ -104,7 +108,8 @@ pub fn status(o: &Observed, plan: &Plan, memory: &Memory) -> WorkerPoolStatus {
     }
 }
 
-/// Whether the status is worth a write now, or else when it will be. Live numbers alone wait.
+/// Whether the status is worth a write now, or else when it will be. What only counts waits: of a hundred
+/// pods that start in a second, each is news for a moment.
 pub fn due(
     before: Option<&WorkerPoolStatus>,
     after: &WorkerPoolStatus,
@@ -115,10 +120,15 @@ pub fn due(
     if before == after {
         return Err(None);
     }
-    if still(before) != still(after) {
+    let (before, after) = (still(before), still(after));
+    let pause = if before == after {
+        LIVE_NUMBERS
+    } else if verdict(&before) == verdict(&after) {
+        COUNTS
+    } else {
         return Ok(());
-    }
-    match written.and_then(|written| written.checked_add(LIVE_NUMBERS).ok()) {
+    };
+    match written.and_then(|written| written.checked_add(pause).ok()) {
         Some(again) if now < again => Err(Some(again)),
         _ => Ok(()),
     }
@@ -134,6 +144,20 @@ fn still(status: &WorkerPoolStatus) -> WorkerPoolStatus {
         oldest_wait: None,
         ..status.clone()
     }
+}
+
+/// The status without counts of pods, and without messages, which have them too.
+fn verdict(status: &WorkerPoolStatus) -> WorkerPoolStatus {
+    let mut verdict = WorkerPoolStatus {
+        replicas: 0,
+        ready_replicas: 0,
+        draining: 0,
+        ..status.clone()
+    };
+    for condition in &mut verdict.conditions {
+        condition.message.clear();
+    }
+    verdict
 }
 
 fn history(o: &Observed, plan: &Plan, mut history: Vec<ScaleRecord>) -> Vec<ScaleRecord> {
@@ -229,14 +253,9 @@ fn trouble(o: &Observed, memory: &Memory) -> Option<(&'static str, String)> {
     Some(("Unschedulable", format!("no node takes its pods: {words}")))
 }
 
-/// Reasons of a waiting container that do not go by themselves.
+/// Why a container waits that does not start by itself.
 fn failing(pod: &PodView) -> Option<(String, String)> {
-    let (reason, words) = pod.waiting.clone()?;
-    (!matches!(
-        reason.as_str(),
-        "ContainerCreating" | "PodInitializing" | "Pending"
-    ))
-    .then_some((reason, words))
+    pod.waiting.clone().filter(|_| pod.is_kept_from_starting())
 }
 
 fn scaling_active(o: &Observed, plan: &Plan) -> Verdict {

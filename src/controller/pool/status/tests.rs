@@ -260,20 +260,26 @@ fn history_keeps_the_last_changes_in_words() {
 }
 
 #[test]
-fn live_numbers_alone_are_written_every_ten_seconds_at_most() {
-    let mut o = observed(json!({}));
+fn live_numbers_are_written_every_ten_seconds_and_counts_four_times_a_second_at_most() {
+    let mut o = observed(json!({"minReplicas": 4}));
     pod(&mut o, "a", true, 0);
+    pod(&mut o, "b", false, 0);
     let before = stated(&o);
     assert_eq!(due(Some(&before), &before, None, o.now), Err(None));
     Arc::make_mut(&mut o.pool).status = Some(before.clone());
+    let is_due_after = |o: &Observed, pause: Duration| {
+        let after = stated(o);
+        let again = o.now.checked_add(pause).expect("in range");
+        let now = due(Some(&before), &after, Some(o.now), o.now);
+        assert_eq!(now, Err(Some(again)));
+        assert_eq!(due(Some(&before), &after, Some(o.now), again), Ok(()));
+    };
     Arc::make_mut(o.stats.as_mut().expect("fresh")).queued = 3;
-    let busier = stated(&o);
-    let again = o.now.checked_add(LIVE_NUMBERS).expect("in range");
-    assert_eq!(
-        due(Some(&before), &busier, Some(o.now), o.now),
-        Err(Some(again))
-    );
-    assert_eq!(due(Some(&before), &busier, Some(o.now), again), Ok(()));
-    pod(&mut o, "b", true, 0);
+    is_due_after(&o, LIVE_NUMBERS);
+    pod(&mut o, "c", false, 0);
+    is_due_after(&o, COUNTS);
+    pod(&mut o, "d", true, 0);
+    is_due_after(&o, COUNTS);
+    o.stats = Err("nobody answers".into());
     assert_eq!(due(Some(&before), &stated(&o), Some(o.now), o.now), Ok(()));
 }
