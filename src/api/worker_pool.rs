@@ -191,6 +191,13 @@ pub struct Placement {
     pub gpu: Option<Gpu>,
 }
 
+impl Placement {
+    /// The GPUs of each pod; none on CPUs.
+    pub fn gpus(&self) -> Option<Gpu> {
+        (self.device == Device::Gpu).then(|| self.gpu.clone().unwrap_or_default())
+    }
+}
+
 /// The GPUs of one pod.
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

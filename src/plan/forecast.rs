@@ -12,7 +12,7 @@ use super::Error;
 use super::personas::Cast;
 use super::quantity::bytes;
 use crate::api::names::{SERVER_CONTAINER, WORKER_CONTAINER};
-use crate::api::{Device, Persona, PersonaTopology, Phase, Span, WorkerPool, WorkerPoolSpec};
+use crate::api::{Persona, PersonaTopology, Phase, Span, WorkerPool, WorkerPoolSpec};
 use crate::controller::plans::pool::{Serving, sidecar};
 use crate::controller::plans::topology::{Observed, Plan, plan};
 use crate::placement::Offer;
@@ -215,7 +215,7 @@ impl Paper {
                 max: spec.max_replicas,
                 slots: spec.slots_per_worker,
                 memory: memory(&spec, members)?,
-                gpus: gpus(&spec),
+                gpus: spec.placement.gpus().map_or(0, |gpu| gpu.count),
                 helps: spec.steal_from.len(),
             })
         });
@@ -277,13 +277,6 @@ fn name_of(persona: &Persona) -> String {
     persona.metadata.name.clone().unwrap_or_default()
 }
 
-fn gpus(spec: &WorkerPoolSpec) -> u32 {
-    match spec.placement.device {
-        Device::Cpu => 0,
-        Device::Gpu => spec.placement.gpu.as_ref().map_or(1, |gpu| gpu.count),
-    }
-}
-
 /// Memory that a worker's pod asks for, in bytes: the worker, and the model server for those who are
 /// there. What a GPU holds is not part of it.
 fn memory(spec: &WorkerPoolSpec, personas: &[Arc<Persona>]) -> Result<u64, Error> {
@@ -298,9 +291,7 @@ fn memory(spec: &WorkerPoolSpec, personas: &[Arc<Persona>]) -> Result<u64, Error
     };
     let slots = spec.slots_per_worker;
     if let Some(serving) = Serving::of(personas, slots) {
-        let placement = &spec.placement;
-        let gpu =
-            (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default());
+        let gpu = spec.placement.gpus();
         let (server, _) = sidecar(&serving, slots, gpu.as_ref(), overlay(SERVER_CONTAINER));
         let resources = server.resources.unwrap_or_default();
         sum = sum.saturating_add(asked(SERVER_CONTAINER, &resources)?);

@@ -20,7 +20,7 @@ async fn hybrid_above(operator: &Operator, threshold: u32) -> Result<()> {
 }
 
 /// Waits until a persona is served in the pool of a phase; which.
-async fn home(operator: &Operator, name: &str, phase: Phase) -> Result<String> {
+pub async fn home(operator: &Operator, name: &str, phase: Phase) -> Result<String> {
     let there = move |p: Option<&Persona>| {
         p.is_some_and(|p| {
             let routed = condition(p, "Routed").as_deref() == Some("True");

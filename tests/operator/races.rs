@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 
 use crate::api_proxy::{ApiProxy, Before};
 use crate::harness::{Ground, Operator, a_redis, condition, node, reason};
+use crate::midway::home;
 use crate::webhook::Webhook;
 
 /// Nobody calls it: these tests ask nothing.
@@ -41,19 +42,6 @@ async fn mode(operator: &Operator, mode: Phase) -> Result<()> {
     let spec = json!({"mode": mode.as_str()});
     operator.patch::<PersonaTopology>("default", spec).await?;
     Ok(())
-}
-
-/// Waits until a persona is where it belongs in a phase; in which pool.
-async fn home(operator: &Operator, name: &str, phase: Phase) -> Result<String> {
-    let there = move |p: Option<&Persona>| {
-        p.is_some_and(|p| {
-            let routed = condition(p, "Routed").as_deref() == Some("True");
-            routed && p.status.as_ref().and_then(|s| s.phase) == Some(phase)
-        })
-    };
-    let found = operator.until(name, phase.as_str(), there).await?;
-    let status = found.context("gone")?.status.context("no status")?;
-    status.pool.context("no pool")
 }
 
 async fn gone(operator: &Operator, pool: &str) -> Result<()> {

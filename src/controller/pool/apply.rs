@@ -7,9 +7,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
-use super::FIELD_MANAGER;
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
+use super::{FIELD_MANAGER, is_owned};
 use crate::api::names::{ANNOTATION_OPENED, LABEL_PHASE, LABEL_POOL, of_topology};
 use crate::api::{Device, WorkerPool};
 use crate::controller::context::News;
@@ -155,12 +155,8 @@ async fn tidy_claims(cx: &Context, namespace: &str, o: &Observed) -> bool {
         }
     };
     let present = o.template.claims.as_ref().map(ResourceExt::name_any);
-    let ours = |template: &ResourceClaimTemplate| {
-        let mut owners = template.owner_references().iter();
-        owners.any(|owner| Some(&owner.uid) == o.pool.metadata.uid.as_ref())
-    };
     let mut done = true;
-    for old in found.iter().filter(|old| ours(old)) {
+    for old in found.iter().filter(|old| is_owned(*old, &o.pool)) {
         let name = old.name_any();
         if Some(&name) == present.as_ref() {
             continue;

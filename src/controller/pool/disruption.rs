@@ -13,9 +13,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 
-use super::FIELD_MANAGER;
 use super::apply::PARALLEL;
 use super::observe::Observed;
+use super::{FIELD_MANAGER, is_owned};
 use crate::api::names::{LABEL_MANAGED_BY, LABEL_POOL, MANAGER};
 use crate::api::{Span, WorkerPool};
 use crate::controller::Context;
@@ -155,7 +155,7 @@ async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<boo
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(cx.client.clone(), &namespace);
     let name = pool.name_any();
     let found = budgets.get_opt(&name).await?;
-    if found.as_ref().is_some_and(|found| !is_of(found, pool)) {
+    if found.as_ref().is_some_and(|found| !is_owned(found, pool)) {
         return Ok(least == 0);
     }
     if least == 0 {
@@ -175,11 +175,6 @@ async fn write_budget(cx: &Context, pool: &WorkerPool, least: u32) -> Result<boo
         .patch(&name, &params, &Patch::Apply(&budget))
         .await
         .map(|_| true)
-}
-
-fn is_of(budget: &PodDisruptionBudget, pool: &WorkerPool) -> bool {
-    let mut owners = budget.owner_references().iter();
-    owners.any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
 }
 
 fn budget(pool: &WorkerPool, least: u32) -> PodDisruptionBudget {

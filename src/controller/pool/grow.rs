@@ -13,8 +13,10 @@ use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
 use super::apply::{PARALLEL, apply};
+use super::is_owned;
 use super::observe::{self, Observed};
 use super::plan::{self, Memory, Plan};
+use crate::api::WorkerPool;
 use crate::controller::context::{News, now};
 use crate::controller::{Context, Error, observer};
 
@@ -47,7 +49,7 @@ pub async fn grow(
         cx.client.clone(),
         &observed.pool.namespace().unwrap_or_default(),
     );
-    let owner = observed.pool.metadata.uid.clone();
+    let pool = observed.pool.clone();
     let mut waiting = VecDeque::new();
     let mut making = FuturesUnordered::new();
     let (mut asked, mut refusal, mut result) = (0, None, Ok(()));
@@ -68,7 +70,7 @@ pub async fn grow(
             while making.len() < PARALLEL
                 && let Some(pod) = waiting.pop_front()
             {
-                making.push(make(cx, &pods, owner.as_deref(), pod));
+                making.push(make(cx, &pods, &pool, pod));
             }
             let Some((name, made)) = making.next().await else {
                 break;
@@ -128,12 +130,12 @@ async fn again(
 async fn make(
     cx: &Context,
     pods: &Api<Pod>,
-    owner: Option<&str>,
+    pool: &WorkerPool,
     pod: Pod,
 ) -> (String, Result<(), kube::Error>) {
     let name = pod.name_any();
     let made = match pods.create(&PostParams::default(), &pod).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => adopt(cx, pods, owner, &name).await,
+        Err(kube::Error::Api(status)) if status.code == 409 => adopt(cx, pods, pool, &name).await,
         Err(error) => Err(error),
         Ok(made) => {
             cx.pods.wrote(made);
@@ -147,14 +149,13 @@ async fn make(
 async fn adopt(
     cx: &Context,
     pods: &Api<Pod>,
-    owner: Option<&str>,
+    pool: &WorkerPool,
     name: &str,
 ) -> Result<(), kube::Error> {
     let Some(found) = pods.get_opt(name).await? else {
         return Ok(());
     };
-    let mut owners = found.owner_references().iter();
-    if owners.any(|of| Some(of.uid.as_str()) == owner) {
+    if is_owned(&found, pool) {
         cx.pods.wrote(found);
         return Ok(());
     }

@@ -36,6 +36,12 @@ const SOON: Duration = Duration::from_secs(1);
 /// A visit at the latest after this, whatever was heard.
 const AT_LEAST: Duration = Duration::from_secs(300);
 
+/// Whether this very pool made the object, and not an earlier one of its name.
+fn is_owned(object: &impl ResourceExt, pool: &WorkerPool) -> bool {
+    let mut owners = object.owner_references().iter();
+    owners.any(|owner| Some(&owner.uid) == pool.metadata.uid.as_ref())
+}
+
 /// One visit to a pool.
 pub fn reconcile(
     pool: Arc<WorkerPool>,

@@ -25,9 +25,7 @@ use crate::api::names::{
     CREDENTIALS_DIR, LABEL_MANAGED_BY, LABEL_POOL, LABEL_TEMPLATE, MANAGER, QUEUE_ACCESS_DIR,
     SERVER_CONTAINER, WORKER_CONTAINER,
 };
-use crate::api::{
-    ContainerOverlay, Device, Gpu, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool,
-};
+use crate::api::{ContainerOverlay, Gpu, MetricType, PodOverlay, SecretKeyRef, Span, WorkerPool};
 
 /// User and group of the worker: no privilege anywhere.
 const USER: i64 = 65532;
@@ -88,7 +86,7 @@ pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
     let none = PodOverlay::default();
     let overlay = pool.spec.template.as_ref().unwrap_or(&none);
     let name = pool.name_any();
-    let gpu = gpu_of(pool);
+    let gpu = pool.spec.placement.gpus();
     let claims = gpu.as_ref().and_then(|gpu| gpu::claim::template(pool, gpu));
     let spec = spec(pool, setup, overlay, gpu.as_ref(), claims.as_ref());
     let hash = {
@@ -122,11 +120,6 @@ pub fn template(pool: &WorkerPool, setup: &Setup<'_>) -> Template {
         status: None,
     };
     Template { hash, claims, pod }
-}
-
-fn gpu_of(pool: &WorkerPool) -> Option<Gpu> {
-    let placement = &pool.spec.placement;
-    (placement.device == Device::Gpu).then(|| placement.gpu.clone().unwrap_or_default())
 }
 
 fn spec(
