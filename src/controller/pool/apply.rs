@@ -40,6 +40,8 @@ pub async fn apply(
     if let Ok(stats) = &o.stats
         && !stats.open
     {
+        // Already now, so that the first task finds a pool that lacks nothing but workers.
+        cx.access.ensure(cx, &namespace).await?;
         open(cx, &queue, o).await?;
         cx.observer.look(&namespace, &o.pool.name_any());
     }
