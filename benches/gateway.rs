@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Requests a second.
-const RATES: [u32; 3] = [50, 200, 400];
+const RATES: [u32; 4] = [50, 200, 400, 1000];
 /// Turns of each way at each rate, and how long one is.
 const TURNS: u32 = 3;
 const TURN: Duration = Duration::from_secs(4);
