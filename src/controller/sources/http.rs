@@ -1,5 +1,6 @@
 //! One GET for JSON, with limits.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -101,23 +102,20 @@ pub fn builder() -> reqwest::ClientBuilder {
 
 /// What to do about a certificate that nobody known has signed.
 fn untrusted(error: &reqwest::Error) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let io = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let inner = io.map_or_else(
-            || error.downcast_ref::<rustls::Error>(),
-            |inner| inner.downcast_ref::<rustls::Error>(),
-        );
-        // The second is what an authority is told that has the right name and another key.
+        // An authority that has the right name and another key is told BadSignature.
         if let Some(rustls::Error::InvalidCertificate(
             CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        )) = inner
+        )) = error.downcast_ref()
         {
             return Some(format!(": set caCertificate in {CREDENTIAL}"));
         }
-        cause = error.source();
+        // An I/O error passes its own content over as a source.
+        cause = match error.downcast_ref::<io::Error>() {
+            Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
+            None => error.source(),
+        };
     }
     None
 }
@@ -132,7 +130,7 @@ fn unauthorized(status: StatusCode) -> Option<String> {
 
 /// The innermost error: reqwest's own words name the URL, which the message has already.
 fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
