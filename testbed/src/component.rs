@@ -82,6 +82,11 @@ impl Component {
         &self.spec.name
     }
 
+    /// How it is started, to start another one like it.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
     pub fn log(&self) -> &Path {
         &self.log
     }

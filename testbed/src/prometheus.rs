@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::pods::Pods;
+use crate::certs::Identity;
 use crate::component::{Component, Spec};
 use crate::net::Port;
 use crate::packages::{self, Package};
@@ -34,6 +35,8 @@ pub struct PrometheusOptions {
     /// Cluster whose pods are scraped as their `prometheus.io/` annotations say, in the job `pods` with
     /// labels `pod`, `pod_namespace` and, where the pod has it, `component`.
     pub kubeconfig: Option<PathBuf>,
+    /// Serves HTTPS alone, with this certificate.
+    pub tls: Option<Identity>,
 }
 
 /// One value of a query's answer.
@@ -60,6 +63,7 @@ impl Sample {
 pub struct Prometheus {
     component: Component,
     port: Port,
+    scheme: &'static str,
     _pods: Option<Pods>,
     _data: DataDir,
 }
@@ -87,21 +91,35 @@ impl Prometheus {
             serde_norway::to_string(&config_of(&options, &targets))?,
         )?;
         let listen = format!("127.0.0.1:{}", port.number());
+        let scheme = if options.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let spec = Spec::new(
             name,
             program,
-            Probe::Http(format!("http://{listen}/-/ready")),
+            Probe::Http(format!("{scheme}://{listen}/-/ready")),
         );
-        let spec = spec.args([
+        let mut spec = spec.args([
             format!("--config.file={}", config.display()),
             format!("--storage.tsdb.path={}", data.path().join("tsdb").display()),
             format!("--web.listen-address={listen}"),
         ]);
+        if let Some(identity) = &options.tls {
+            let file = data.path().join("web.yml");
+            let web = json!({"tls_server_config": {
+                "cert_file": identity.cert, "key_file": identity.key,
+            }});
+            std::fs::write(&file, serde_norway::to_string(&web)?)?;
+            spec = spec.args([format!("--web.config.file={}", file.display())]);
+        }
         let component = Component::start(spec, &run.logs())?;
         component.ready().await?;
         Ok(Self {
             component,
             port,
+            scheme,
             _pods: pods,
             _data: data,
         })
@@ -109,7 +127,7 @@ impl Prometheus {
 
     /// Where it answers, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port.number())
+        format!("{}://127.0.0.1:{}", self.scheme, self.port.number())
     }
 
     /// For tests that stop, pause and restart it.
@@ -123,7 +141,11 @@ impl Prometheus {
     /// It does not answer, or the query is wrong.
     pub async fn query(&self, promql: &str) -> Result<Vec<Sample>> {
         crate::install_crypto();
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        // Its certificate is not checked: it is our own child.
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_danger_accept_invalid_certs(true)
+            .build()?;
         let mut url = reqwest::Url::parse(&format!("{}/api/v1/query", self.url()))?;
         url.query_pairs_mut().append_pair("query", promql);
         let answer: Answer = client.get(url).send().await?.json().await?;

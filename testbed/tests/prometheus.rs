@@ -34,7 +34,7 @@ async fn prometheus_scrapes_its_jobs_and_answers_queries() -> Result<()> {
     let jobs = [("things".to_owned(), vec![exposed().await?])].into();
     let prometheus = Prometheus::start(PrometheusOptions {
         jobs,
-        kubeconfig: None,
+        ..PrometheusOptions::default()
     })
     .await?;
     let within = Duration::from_secs(30);

@@ -7,7 +7,10 @@ mod crossing;
 mod crossings;
 #[path = "../placement/devices.rs"]
 mod devices;
+mod disruption;
+mod failover;
 mod fuse;
+mod gate;
 mod gpus;
 mod harness;
 mod kills;
@@ -33,6 +36,7 @@ mod shrinking;
 mod sources;
 mod stand_ins;
 mod topology;
+mod trust;
 mod walk;
 mod walks;
 mod webhook;

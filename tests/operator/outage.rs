@@ -14,6 +14,7 @@ use kube::ResourceExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use persona_operator::api::{Persona, WorkerPool};
 use serde_json::json;
+use testbed::certs::Identity;
 use testbed::upstream::{Step, Upstream, answer, done, stream_head, token};
 use testbed::{Prometheus, PrometheusOptions};
 use tokio::sync::watch;
@@ -162,6 +163,14 @@ async fn reset_counters(operator: &Operator) -> Result<()> {
 
 /// A Prometheus that scrapes `jobs`, a number that the test sets, as long as both servers live.
 pub async fn counting_jobs(count: u32) -> Result<(Arc<AtomicU32>, Upstream, Prometheus)> {
+    counting_jobs_over(count, None).await
+}
+
+/// As [`counting_jobs`], by HTTPS where the Prometheus has a certificate.
+pub async fn counting_jobs_over(
+    count: u32,
+    tls: Option<Identity>,
+) -> Result<(Arc<AtomicU32>, Upstream, Prometheus)> {
     let jobs = Arc::new(AtomicU32::new(count));
     let counted = jobs.clone();
     let exporter = Upstream::start(move |_| {
@@ -173,6 +182,7 @@ pub async fn counting_jobs(count: u32) -> Result<(Arc<AtomicU32>, Upstream, Prom
     let target = target.trim_start_matches("http://").parse()?;
     let prometheus = Prometheus::start(PrometheusOptions {
         jobs: [("jobs".to_owned(), vec![target])].into(),
+        tls,
         ..PrometheusOptions::default()
     })
     .await?;

@@ -12,7 +12,7 @@ use crate::harness::{Operator, reason};
 use crate::outage::counting_jobs;
 
 /// A pool of workers that only sleep, sized by one metric.
-async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()> {
+pub async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()> {
     let mut spec = json!({
         "minReplicas": 0,
         "maxReplicas": 9,
@@ -31,7 +31,8 @@ async fn sleepers(operator: &Operator, metrics: Value, more: Value) -> Result<()
     Ok(())
 }
 
-fn size(wanted: i32) -> impl Fn(Option<&WorkerPool>) -> bool {
+/// So many workers, all ready.
+pub fn size(wanted: i32) -> impl Fn(Option<&WorkerPool>) -> bool {
     move |pool| {
         let status = pool.and_then(|p| p.status.as_ref());
         status.is_some_and(|s| s.ready_replicas == wanted && s.replicas == wanted)

@@ -127,7 +127,8 @@ impl Drop for Webhook {
     }
 }
 
-fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
+/// Serves TLS with a certificate.
+pub fn acceptor(identity: &Identity) -> Result<TlsAcceptor> {
     let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes());
     let chain = chain.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
