@@ -12,7 +12,7 @@ mod checks;
 mod cost;
 #[path = "../../tests/operator/crossing.rs"]
 mod crossing;
-#[path = "../../tests/operator/harness.rs"]
+#[path = "../../tests/operator/harness/mod.rs"]
 mod harness;
 mod idle;
 mod isolation;
