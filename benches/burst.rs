@@ -11,7 +11,7 @@
 
 #[path = "../tests/operator/cost.rs"]
 mod cost;
-#[path = "../tests/operator/harness.rs"]
+#[path = "../tests/operator/harness/mod.rs"]
 mod harness;
 
 use std::collections::{BTreeMap, HashSet};

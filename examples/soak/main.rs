@@ -12,7 +12,7 @@ mod checks;
 mod cost;
 #[path = "../../tests/operator/crossing.rs"]
 mod crossing;
-#[path = "../../tests/operator/harness.rs"]
+#[path = "../../tests/operator/harness/mod.rs"]
 mod harness;
 mod idle;
 mod isolation;
@@ -30,6 +30,8 @@ mod retiring;
 mod scale_ins;
 #[path = "../../tests/operator/stand_ins.rs"]
 mod stand_ins;
+#[path = "../../tests/model/state.rs"]
+mod state;
 #[path = "../../tests/model/system.rs"]
 mod system;
 #[path = "../../tests/operator/walk/mod.rs"]
@@ -40,7 +42,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use checks::{MOVE, RETURN, explore};
-use system::Left;
+use state::Left;
 
 const USAGE: &str =
     "cargo soak crossings [TIMES]: so many crossings of thresholds under load (1000)

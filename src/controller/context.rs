@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
@@ -68,7 +69,7 @@ pub struct Context {
     pub health: Health,
 }
 
-/// The three kinds, each with what this process wrote last.
+/// The three kinds, each with what this process wrote last, and the budgets of pools.
 pub struct Stores {
     /// Personas.
     pub personas: Store<Persona>,
@@ -76,6 +77,8 @@ pub struct Stores {
     pub pools: Store<WorkerPool>,
     /// Topologies.
     pub topologies: Store<PersonaTopology>,
+    /// Disruption budgets that the operator made. Nobody waits until they were listed.
+    pub budgets: Store<PodDisruptionBudget>,
     /// Statuses of personas that were written.
     pub written_personas: Latest<Persona>,
     /// Pools that were written.

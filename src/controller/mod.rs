@@ -198,10 +198,12 @@ fn stores() -> (context::Stores, watch::Writers) {
     let (personas, write_personas) = reflector::store();
     let (pools, write_pools) = reflector::store();
     let (topologies, write_topologies) = reflector::store();
+    let (budgets, write_budgets) = reflector::store();
     let stores = context::Stores {
         personas,
         pools,
         topologies,
+        budgets,
         written_personas: latest::Latest::default(),
         written_pools: latest::Latest::default(),
         written_topologies: latest::Latest::default(),
@@ -211,6 +213,7 @@ fn stores() -> (context::Stores, watch::Writers) {
         personas: write_personas,
         pools: write_pools,
         topologies: write_topologies,
+        budgets: write_budgets,
     };
     (stores, writers)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::ListParams;
 use kube::runtime::WatchStreamExt;
@@ -34,13 +35,28 @@ pub struct Writers {
     pub pools: Writer<WorkerPool>,
     /// Topologies.
     pub topologies: Writer<PersonaTopology>,
+    /// Disruption budgets that the operator made.
+    pub budgets: Writer<PodDisruptionBudget>,
 }
 
 /// Starts all watches; they end with the set.
 pub fn start(cx: &Arc<Context>, writers: Writers, tasks: &mut JoinSet<()>) {
-    tasks.spawn(follow_kind(cx.clone(), writers.personas, persona));
-    tasks.spawn(follow_kind(cx.clone(), writers.pools, pool));
-    tasks.spawn(follow_kind(cx.clone(), writers.topologies, topology));
+    let all = watcher::Config::default();
+    tasks.spawn(follow_kind(
+        cx.clone(),
+        all.clone(),
+        writers.personas,
+        persona,
+    ));
+    tasks.spawn(follow_kind(cx.clone(), all.clone(), writers.pools, pool));
+    tasks.spawn(follow_kind(
+        cx.clone(),
+        all.clone(),
+        writers.topologies,
+        topology,
+    ));
+    let ours = all.labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
+    tasks.spawn(follow_kind(cx.clone(), ours, writers.budgets, budget));
     tasks.spawn(follow_pods(cx.clone()));
     let options = &cx.options;
     if options
@@ -84,8 +100,12 @@ where
 type Hear<K> =
     for<'a> fn(&'a Context, Option<Arc<K>>, Option<&'a K>) -> futures::future::BoxFuture<'a, ()>;
 
-async fn follow_kind<K>(cx: Arc<Context>, mut writer: Writer<K>, hear: Hear<K>)
-where
+async fn follow_kind<K>(
+    cx: Arc<Context>,
+    config: watcher::Config,
+    mut writer: Writer<K>,
+    hear: Hear<K>,
+) where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
         + Clone
         + Debug
@@ -95,9 +115,7 @@ where
         + 'static,
 {
     let store = writer.as_reader();
-    let mut events = watcher(api::<K>(&cx), watcher::Config::default())
-        .default_backoff()
-        .boxed();
+    let mut events = watcher(api::<K>(&cx), config).default_backoff().boxed();
     loop {
         match events.try_next().await {
             Ok(Some(event)) => {
@@ -311,6 +329,23 @@ fn topology<'a>(
             for pool in cx.stores.pools_of(&namespace) {
                 cx.bells.pool(&namespace, &pool.name_any()).await;
             }
+        }
+    })
+}
+
+/// A pool's budget has its name.
+fn budget<'a>(
+    cx: &'a Context,
+    before: Option<Arc<PodDisruptionBudget>>,
+    after: Option<&'a PodDisruptionBudget>,
+) -> futures::future::BoxFuture<'a, ()> {
+    Box::pin(async move {
+        let Some(object) = after.or(before.as_deref()) else {
+            return;
+        };
+        if before.as_deref().map(intent) != after.map(intent) {
+            let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+            cx.bells.pool(&namespace, &name).await;
         }
     })
 }

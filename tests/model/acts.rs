@@ -4,7 +4,8 @@ use crate::bug::Bug;
 use crate::plans::{Object, Plans};
 use crate::queue::RouteAnswer;
 use crate::retiring::{Retirement, Write};
-use crate::system::{Action, IDLE, Process, Stale, State, System};
+use crate::state::{Action, IDLE, Process, Stale, State};
+use crate::system::System;
 
 impl State {
     /// A call of the controller that leads is on its way into the pool. Its calls are taken to be shorter

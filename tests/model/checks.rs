@@ -2,7 +2,8 @@
 
 use stateright::{Checker, Model};
 
-use crate::system::{Left, System};
+use crate::state::Left;
+use crate::system::System;
 
 /// One move to other pools.
 pub const MOVE: Left = Left {

@@ -11,6 +11,7 @@ mod checks;
 mod plans;
 mod queue;
 mod retiring;
+mod state;
 mod system;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,8 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use bug::Bug;
 use checks::{MOVE, RETURN, explore};
-use system::{COMES_TO_REST, Left, NOT_LOST, NOT_TWICE, SERVED, System};
+use state::Left;
+use system::{COMES_TO_REST, NOT_LOST, NOT_TWICE, SERVED, System};
 
 /// Nobody moves.
 const STAY: Left = Left { edits: 0, ..MOVE };

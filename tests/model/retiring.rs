@@ -2,7 +2,8 @@
 //! does not know that it was replaced: src/controller/topology/apply.rs, `retire_one`.
 
 use crate::bug::Bug;
-use crate::system::{Action, Stale, State, System};
+use crate::state::{Action, Stale, State};
+use crate::system::System;
 
 /// A pool on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota, Secret};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use persona_operator::api::{Persona, Sizing, WorkerPool};
 use serde_json::json;
 use testbed::Cluster;
@@ -134,6 +134,46 @@ async fn a_budget_that_its_owner_made_under_a_pools_name_is_left_alone_until_it_
         spec.is_some_and(|spec| spec.min_available == Some(IntOrString::Int(1)))
     };
     operator.until("mine", "the pool's own", ours).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_budget_that_somebody_deletes_or_changes_comes_back_though_the_pool_keeps_its_size()
+-> Result<()> {
+    let operator = Operator::start("lost-budget").await?;
+    operator.pool("mine", json!({"minReplicas": 2})).await?;
+    operator.until("mine", "at two", replicas(2)).await?;
+    let is_there = |budget: Option<&PodDisruptionBudget>| budget.is_some();
+    let first = operator.until("mine", "there", is_there).await?;
+    let first = first.context("gone")?;
+
+    let budgets = operator.all::<PodDisruptionBudget>();
+    budgets.delete("mine", &DeleteParams::default()).await?;
+    let restored = |budget: Option<&PodDisruptionBudget>| {
+        budget.is_some_and(|found| {
+            found.spec == first.spec && found.metadata.labels == first.metadata.labels
+        })
+    };
+    operator.until("mine", "there again", restored).await?;
+
+    let looser = json!({
+        "minAvailable": null, "maxUnavailable": 2, "selector": {"matchLabels": {"app": "theirs"}},
+    });
+    operator
+        .patch::<PodDisruptionBudget>("mine", looser)
+        .await?;
+    operator.until("mine", "as before", restored).await?;
+
+    let unlabelled = Patch::Merge(json!({"metadata": {"labels": null}}));
+    budgets
+        .patch("mine", &PatchParams::default(), &unlabelled)
+        .await?;
+    operator.until("mine", "labelled again", restored).await?;
+    operator
+        .patch::<WorkerPool>("mine", json!({"minReplicas": 1, "idleTimeout": "1s"}))
+        .await?;
+    let is_gone = |budget: Option<&PodDisruptionBudget>| budget.is_none();
+    operator.until("mine", "gone", is_gone).await?;
     operator.stop().await
 }
 

@@ -3,6 +3,7 @@
 mod adapters;
 mod answers;
 mod beside;
+mod calls;
 mod faults;
 mod fixture;
 mod life;

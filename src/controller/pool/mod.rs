@@ -95,7 +95,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     let status = status::status(&seen, &plan, memory);
     let due = status::due(seen.pool.status.as_ref(), &status, memory.written, seen.now);
     let told = &mut memory.disruption;
-    let (written, ()) = tokio::join!(
+    let (written, guarded) = tokio::join!(
         write_status(cx, &seen, &plan, &status, due.is_ok()),
         disruption::apply(cx, &seen, &disruption, plan.decision.size, told),
     );
@@ -109,6 +109,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         due.err().flatten(),
         memory.refused.until,
         disruption.again_at,
+        guarded,
     ];
     Ok(requeue(times.into_iter().flatten().min(), now()))
 }

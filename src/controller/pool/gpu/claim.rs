@@ -16,7 +16,8 @@ use crate::api::{Gpu, WorkerPool};
 const CLAIM: &str = "gpu";
 
 /// The template of the claims of a pool's pods, where it names a device class. A template cannot be
-/// changed, so its name has a hash of what it asks for.
+/// changed, so its name has a hash of what it asks for; and of the very pool: that of a pool of this name
+/// that was deleted goes with it, perhaps before the claim controller has seen this one's first pod.
 pub fn template(pool: &WorkerPool, gpu: &Gpu) -> Option<ResourceClaimTemplate> {
     let class = gpu.device_class_name.as_ref()?;
     let request = ExactDeviceRequest {
@@ -37,12 +38,12 @@ pub fn template(pool: &WorkerPool, gpu: &Gpu) -> Option<ResourceClaimTemplate> {
         }),
     };
     let shape = serde_json::json!(spec).to_string();
-    let name = pool.name_any();
+    let (name, uid) = (pool.name_any(), pool.uid().unwrap_or_default());
     let labels = [(LABEL_MANAGED_BY, MANAGER), (LABEL_POOL, name.as_str())];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
     Some(ResourceClaimTemplate {
         metadata: ObjectMeta {
-            name: Some(names::hashed(&name, &["claim", &name, &shape])),
+            name: Some(names::hashed(&name, &["claim", &uid, &shape])),
             namespace: pool.namespace(),
             labels: Some(labels.into()),
             owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),

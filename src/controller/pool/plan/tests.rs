@@ -1,15 +1,16 @@
 mod replacing;
+mod scene;
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use self::scene::Scene;
 use super::*;
 use crate::api::WorkerPool;
 use crate::controller::pool::observe::PodView;
-use crate::controller::pool::template::{Setup, template};
 use crate::queue::heartbeat::RecycleReason;
-use crate::queue::stats::{PoolStats, WorkerStats};
+use crate::queue::stats::PoolStats;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("in range")
@@ -23,120 +24,6 @@ fn pool(spec: serde_json::Value) -> WorkerPool {
         "spec": spec,
     }))
     .expect("a pool")
-}
-
-/// A pool of min 1, max 8, 2 slots, that shrinks after 30 s, and what is seen of it.
-struct Scene {
-    o: Observed,
-    memory: Memory,
-}
-
-impl Scene {
-    fn new(spec: serde_json::Value) -> Self {
-        let mut merged = serde_json::json!({"slotsPerWorker": 2});
-        for (key, value) in spec.as_object().expect("an object") {
-            merged[key] = value.clone();
-        }
-        let pool = Arc::new(pool(merged));
-        let setup = Setup {
-            image: "i",
-            pull_policy: "Always",
-            queue_url: "redis://r",
-            queue_prefix: "persona",
-            credentials: &BTreeSet::new(),
-            serving: None,
-            drain_timeout: Span::secs(60),
-        };
-        let stats = PoolStats {
-            open: true,
-            epoch: Some("e".into()),
-            ..PoolStats::default()
-        };
-        Self {
-            o: Observed {
-                now: at(0),
-                template: template(&pool, &setup),
-                holds_still: false,
-                drain_timeout: Span::secs(60),
-                pods: Vec::new(),
-                under_way: BTreeSet::new(),
-                others: BTreeSet::new(),
-                largest_gpu: None,
-                concurrency: None,
-                external: Vec::new(),
-                is_old: false,
-                stats: Ok(Arc::new(stats)),
-                pool,
-            },
-            memory: Memory::default(),
-        }
-    }
-
-    fn hash(&self) -> String {
-        self.o.template.hash.clone()
-    }
-
-    /// A Ready worker of the current template with that many requests.
-    fn worker(mut self, uid: &str, running: u32) -> Self {
-        let hash = self.hash();
-        self.add(uid, &hash, running);
-        self
-    }
-
-    fn add(&mut self, uid: &str, hash: &str, running: u32) {
-        self.o.pods.push(PodView {
-            name: format!("p-{hash}-{uid}"),
-            uid: uid.into(),
-            hash: hash.into(),
-            scheduled: true,
-            ready: true,
-            ..PodView::default()
-        });
-        self.stats().workers.push(WorkerStats {
-            uid: uid.into(),
-            slots: 2,
-            running,
-            ..WorkerStats::default()
-        });
-    }
-
-    fn stats(&mut self) -> &mut PoolStats {
-        Arc::make_mut(self.o.stats.as_mut().expect("fresh"))
-    }
-
-    fn demand(mut self, demand: u64) -> Self {
-        let stats = self.stats();
-        (stats.demand, stats.queued, stats.runnable) = (demand, demand, demand);
-        self
-    }
-
-    fn worker_stats(&mut self, uid: &str) -> &mut WorkerStats {
-        let workers = &mut self.stats().workers;
-        workers.iter_mut().find(|w| w.uid == uid).expect("a worker")
-    }
-
-    fn pod(&mut self, uid: &str) -> &mut PodView {
-        let pods = &mut self.o.pods;
-        pods.iter_mut().find(|p| p.uid == uid).expect("a pod")
-    }
-
-    /// Plans, and does what the plan says as far as the queue and the API server would at once.
-    fn visit(&mut self, second: i64) -> Plan {
-        self.o.now = at(second);
-        let plan = plan(&self.o, &mut self.memory);
-        for uid in &plan.drain {
-            self.memory.draining.insert(uid.clone(), self.o.now);
-            if let Some(worker) = self.stats().workers.iter_mut().find(|w| w.uid == *uid) {
-                worker.draining = true;
-                worker.drained = worker.running == 0;
-            }
-        }
-        for uid in &plan.undrain {
-            self.memory.draining.remove(uid);
-            self.worker_stats(uid).draining = false;
-        }
-        plan
-    }
 }
 
 fn uids(removals: &[Removal]) -> Vec<(&str, Why)> {

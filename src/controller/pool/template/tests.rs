@@ -261,8 +261,13 @@ fn a_server_has_the_image_of_its_gpus_maker() {
 fn a_claimed_gpu_goes_to_the_model_server() {
     let placement =
         json!({"device": "gpu", "gpu": {"memory": "80Gi", "deviceClassName": "gpu.nvidia.com"}});
-    let made = made(&pool(json!({"placement": placement})), &[]);
-    assert_yaml_snapshot!("claims", made.claims);
+    let mut owner = pool(json!({"placement": placement}));
+    let claims = made(&owner, &[]).claims;
+    assert_yaml_snapshot!("claims", claims);
+    owner.metadata.uid = Some("uid-of-the-next".into());
+    let next = made(&owner, &[]).claims;
+    let name = |claims: &Option<ResourceClaimTemplate>| claims.as_ref().map(ResourceExt::name_any);
+    assert_ne!(name(&next), name(&claims), "it goes with the deleted pool");
     let model = json!({"provider": "Ollama", "name": "llama3.1:70b"});
     let pod = with_models(placement, &[model]);
     let server = &pod.init_containers.expect("a sidecar")[0];

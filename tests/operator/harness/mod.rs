@@ -1,28 +1,31 @@
 //! The operator as its users have it: controller and gateway as processes, workers as pods of a
 //! process node, on a real API server and a real Redis; a namespace, a queue prefix and a lease a test.
 
-use std::fmt::Debug;
+mod clients;
+mod objects;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::wait::{Condition, await_condition};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
 use kube::{Client, Resource, ResourceExt};
-use persona_operator::api::{Persona, PersonaTopology, WorkerPool, crds};
+use persona_operator::api::{WorkerPool, crds};
 use persona_operator::queue::{NamespaceQueue, Queue, QueueOptions};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use testbed::component::{Component, Spec};
 use testbed::net::Port;
 use testbed::probe::Probe;
 use testbed::run_dir::RunDir;
-use testbed::{Chat, Cluster, ProcessNode, ProcessNodeOptions, Redis, RedisOptions};
+use testbed::{Cluster, ProcessNode, ProcessNodeOptions, Redis, RedisOptions};
 use tokio::sync::OnceCell;
+
+#[allow(unused_imports)] // Benches have this harness too, and look at few conditions.
+pub use self::objects::{condition, reason, topology};
 
 /// Longest wait for something that must happen, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -203,123 +206,6 @@ impl Operator {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Creates an object from its manifest, without namespace.
-    pub async fn create<K>(&self, manifest: Value) -> Result<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + serde::Serialize
-            + Clone
-            + Debug,
-    {
-        let object: K = serde_json::from_value(manifest)?;
-        Ok(self.all().create(&PostParams::default(), &object).await?)
-    }
-
-    /// A pool of its owner's.
-    pub async fn pool(&self, name: &str, spec: Value) -> Result<WorkerPool> {
-        self.create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "WorkerPool",
-            "metadata": {"name": name},
-            "spec": spec,
-        }))
-        .await
-    }
-
-    /// How the namespace's personas share pools.
-    pub async fn share(&self, spec: Value) -> Result<PersonaTopology> {
-        self.create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "PersonaTopology",
-            "metadata": {"name": "default"},
-            "spec": spec,
-        }))
-        .await
-    }
-
-    /// A persona on an OpenAI-compatible server.
-    pub async fn persona(&self, name: &str, endpoint: &str, more: Value) -> Result<Persona> {
-        let mut spec = json!({
-            "model": {"provider": "OpenAICompatible", "name": "tiny", "endpoint": endpoint},
-            "timeout": "20s",
-        });
-        merge(&mut spec, more);
-        self.create(json!({
-            "apiVersion": "persona.dev/v1alpha1",
-            "kind": "Persona",
-            "metadata": {"name": name},
-            "spec": spec,
-        }))
-        .await
-    }
-
-    /// Changes an object's spec by a merge patch.
-    pub async fn patch<K>(&self, name: &str, spec: Value) -> Result<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
-        let patch = Patch::Merge(json!({"spec": spec}));
-        let params = PatchParams::default();
-        Ok(self.all().patch(name, &params, &patch).await?)
-    }
-
-    /// Waits until an object is as wanted; otherwise says how it is.
-    pub async fn until<K>(&self, name: &str, what: &str, is: impl Condition<K>) -> Result<Option<K>>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + serde::Serialize
-            + 'static,
-    {
-        let waiting = await_condition(self.all::<K>(), name, is);
-        if let Ok(found) = tokio::time::timeout(PATIENCE, waiting).await {
-            return Ok(found?);
-        }
-        let found: Option<K> = self.all().get_opt(name).await?;
-        Err(anyhow!(
-            "{name} is not {what} after {PATIENCE:?}: {}\n{}",
-            serde_json::to_string_pretty(&found)?,
-            self.controller.last_words()
-        ))
-    }
-
-    /// Waits for condition Ready.
-    pub async fn ready<K>(&self, name: &str) -> Result<Option<K>>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + serde::Serialize
-            + 'static,
-    {
-        self.until(name, "Ready", |found: Option<&K>| {
-            found.is_some_and(|object| condition(object, "Ready").as_deref() == Some("True"))
-        })
-        .await
-    }
-
-    /// The worker pods of a pool that are not going.
-    pub async fn pods(&self, pool: &str) -> Result<Vec<Pod>> {
-        let selector = format!("persona.dev/pool={pool}");
-        let pods = self
-            .all::<Pod>()
-            .list(&ListParams::default().labels(&selector))
-            .await?;
-        let staying = pods.items.into_iter();
-        Ok(staying
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
-            .collect())
-    }
-
     /// The namespace's queue, as the administrator sees it.
     pub fn queue(&self) -> Result<NamespaceQueue> {
         let queue = Queue::connect(QueueOptions::new(self.redis.url()))?;
@@ -336,41 +222,6 @@ impl Operator {
             .exec_async(&mut connection)
             .await?;
         Ok(())
-    }
-
-    /// A client of the gateway.
-    pub fn chat(&self) -> Result<Chat> {
-        Chat::new(&self.url(""), API_KEY)
-    }
-
-    /// Asks a persona; the answer as it comes back.
-    pub async fn ask(&self, persona: &str, more: Value) -> Result<reqwest::Response> {
-        let mut body = json!({
-            "model": format!("{}/{persona}", self.namespace),
-            "messages": [{"role": "user", "content": "Hello"}],
-        });
-        merge(&mut body, more);
-        let request = self.http.post(self.url("/v1/chat/completions"));
-        Ok(request.bearer_auth(API_KEY).json(&body).send().await?)
-    }
-
-    /// The text of a whole answer.
-    pub async fn answer(&self, persona: &str) -> Result<String> {
-        let response = self.ask(persona, json!({})).await?;
-        let status = response.status();
-        let body: Value = response.json().await?;
-        let text = body["choices"][0]["message"]["content"].as_str();
-        text.map(str::to_owned)
-            .with_context(|| format!("{status}: {body}"))
-    }
-
-    /// A metric of the controller, with its labels, like `persona_pool_workers{…}`.
-    pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let port = self.controller_port.number();
-        let url = format!("http://127.0.0.1:{port}/metrics");
-        let text = self.http.get(url).send().await?.text().await?;
-        let line = text.lines().find_map(|line| line.strip_prefix(series));
-        Ok(line.map(str::trim).map(str::parse).transpose()?)
     }
 
     /// Ends the processes in good order, and all pods with their pools.
@@ -394,22 +245,6 @@ impl Operator {
         self.gateway.stop(Duration::from_secs(10)).await?;
         Ok(())
     }
-}
-
-/// The status of an object's condition.
-pub fn condition<K: serde::Serialize>(object: &K, type_: &str) -> Option<String> {
-    let object = serde_json::to_value(object).ok()?;
-    let conditions = object["status"]["conditions"].as_array()?.clone();
-    let found = conditions.into_iter().find(|c| c["type"] == type_)?;
-    found["status"].as_str().map(str::to_owned)
-}
-
-/// The reason of an object's condition.
-pub fn reason<K: serde::Serialize>(object: &K, type_: &str) -> Option<String> {
-    let object = serde_json::to_value(object).ok()?;
-    let conditions = object["status"]["conditions"].as_array()?.clone();
-    let found = conditions.into_iter().find(|c| c["type"] == type_)?;
-    found["reason"].as_str().map(str::to_owned)
 }
 
 /// The node that runs the workers of all tests.
@@ -466,13 +301,4 @@ fn merge(base: &mut Value, more: Value) {
         }
         (base, more) => *base = more,
     }
-}
-
-/// The topology of a namespace, once it has decided.
-pub async fn topology(operator: &Operator) -> Result<PersonaTopology> {
-    let decided = |found: Option<&PersonaTopology>| {
-        found.is_some_and(|t| t.status.as_ref().is_some_and(|s| s.phase.is_some()))
-    };
-    let found = operator.until("default", "decided", decided).await?;
-    found.context("the topology is gone")
 }
