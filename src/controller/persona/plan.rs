@@ -255,7 +255,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         }
     };
     plan.keeps = intent == Intent::Stay && keeps_what_it_has(observed, home.as_ref(), &lane);
-    if let (Intent::Stay, Some(pool)) = (&intent, lost_place(observed, home.as_ref(), &lane)) {
+    if let (Intent::Stay, Some(pool)) = (&intent, lost_place(observed, home.as_ref())) {
         if home.as_ref().and_then(Home::pool) == Some(&pool) {
             plan.wait = trouble(observed, &lane, &pool);
         }
@@ -267,13 +267,15 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     plan
 }
 
-/// The pool that served it before the queue lost its data: there it waits for the one it belongs to.
-fn lost_place(observed: &Observed<'_>, home: Option<&Home>, lane: &str) -> Option<String> {
+/// The pool that served it before the queue lost its data: there it waits for the one it belongs to. Also
+/// if nobody there is ready at this moment, which the loss itself may have brought about: who is nowhere
+/// needs no pool, and its own would be deleted.
+fn lost_place(observed: &Observed<'_>, home: Option<&Home>) -> Option<String> {
     let present = observed.present.filter(|_| known(observed).is_none())?;
     let status = observed.persona.status.as_ref();
     let was_there = status.and_then(|s| s.pool.as_deref()) == Some(present.name());
     let placed = !matches!(home, Some(Home::Unplaced(_)));
-    (was_there && placed && present.serves(lane)).then(|| present.name().to_owned())
+    (was_there && placed && !present.is_leaving()).then(|| present.name().to_owned())
 }
 
 /// What the queue has of this very persona.

@@ -295,12 +295,14 @@ fn what_the_queue_has_lost_is_published_where_it_was() {
         "True/Moving",
         "False/WaitingForPool",
     );
-    case.present.as_mut().expect("a pool").0 = of_topology("a-own");
-    assert_eq!(
-        case.plan().route,
-        Some(Intent::Stay),
-        "it serves nobody any more"
-    );
+    let mut present = of_topology("a-own");
+    case.present.as_mut().expect("a pool").0 = present.clone();
+    let waits = "False/WaitingForPool";
+    // Workers that have lost the queue are not ready for a while.
+    is(case.says(), enter("a-own"), waits, waits);
+    present.metadata.deletion_timestamp = Some(Time(at(0)));
+    case.present.as_mut().expect("a pool").0 = present;
+    assert_eq!(case.plan().route, Some(Intent::Stay), "it is going");
 }
 
 #[test]
@@ -324,12 +326,6 @@ fn what_the_queue_has_lost_stays_where_it_was_before_the_workers_are_heard_of_ag
     at_home.published = None;
     let name = generic().metadata.name.expect("a name");
     is(at_home.says(), enter(&name), "True/Serving", "True/Routed");
-    case.present.as_mut().expect("a pool").1 = Some(super::set(&["other/key"]));
-    assert_eq!(
-        case.plan().route,
-        Some(Intent::Stay),
-        "workers are there, and none serves it"
-    );
 }
 
 #[test]
