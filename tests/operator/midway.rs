@@ -2,6 +2,7 @@
 //! thresholds that change, turning back, and a queue that loses its data.
 
 use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use persona_operator::api::{Persona, PersonaTopology, Phase, WorkerPool};
 use serde_json::json;
@@ -155,50 +156,88 @@ async fn who_comes_goes_waits_or_turns_back_in_the_middle_of_a_move_is_served_al
     operator.stop().await
 }
 
-#[tokio::test]
-async fn who_waits_for_a_pool_when_the_queue_loses_its_data_stays_served_where_it_was() -> Result<()>
-{
-    let model = Upstream::always(says(&["Hi"])).await;
-    let operator = Operator::start("midflush").await?;
+/// A persona in a pool of its own, which waits for the one that it is to move to: somebody's is in the
+/// way. Answers its present pool.
+async fn held_back(operator: &Operator, model: &Upstream) -> Result<WorkerPool> {
     operator.share(json!({"mode": "PerPersona"})).await?;
-    // Somebody's pool is in the way of the one that it is to move to.
     let theirs = json!({"minReplicas": 0});
     operator.pool("generic-api-80e4c060", theirs).await?;
     operator
         .persona("helper", &model.base_url(), json!({}))
         .await?;
-    let own = home(&operator, "helper", Phase::PerPersona).await?;
-    let uid = operator.all::<WorkerPool>().get(&own).await?.metadata.uid;
+    let own = home(operator, "helper", Phase::PerPersona).await?;
     let mode = json!({"mode": "Generic"});
     operator.patch::<PersonaTopology>("default", mode).await?;
     let held = |p: Option<&Persona>| {
         p.and_then(|p| reason(p, "Routed")).as_deref() == Some("PoolNameTaken")
     };
     operator.until("helper", "held back", held).await?;
+    Ok(operator.all::<WorkerPool>().get(&own).await?)
+}
+
+/// Waits until all is published again, which has left the persona where it was, and answered there.
+async fn keeps_its_place(operator: &Operator, pool: &WorkerPool) -> Result<()> {
     let queue = operator.queue()?;
+    let registered = async {
+        loop {
+            // Until the functions are loaded again there is no answer.
+            if let Ok(Some(known)) = queue.registration("helper").await {
+                return known;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let known = tokio::time::timeout(PATIENCE, registered).await?;
+    assert_eq!(known.pool, pool.metadata.name);
+    let complete = async {
+        while queue.epoch().await?.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, complete).await??;
+    ensure!(operator.answer("helper").await? == "Hi");
+    let found = operator.all::<WorkerPool>().get(&pool.name_any()).await?;
+    assert_eq!(found.metadata.uid, pool.metadata.uid, "it was retired");
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_waits_for_a_pool_when_the_queue_loses_its_data_stays_served_where_it_was() -> Result<()>
+{
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("midflush").await?;
+    let pool = held_back(&operator, &model).await?;
     for _ in 0..3 {
         operator.flush().await?;
-        let registered = async {
-            loop {
-                // Until the functions are loaded again there is no answer.
-                if let Ok(Some(known)) = queue.registration("helper").await {
-                    return known;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-        };
-        let known = tokio::time::timeout(PATIENCE, registered).await?;
-        assert_eq!(known.pool.as_ref(), Some(&own));
-        let complete = async {
-            while queue.epoch().await?.is_none() {
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(PATIENCE, complete).await??;
-        ensure!(operator.answer("helper").await? == "Hi");
+        keeps_its_place(&operator, &pool).await?;
     }
-    let found = operator.all::<WorkerPool>().get(&own).await?;
-    assert_eq!(found.metadata.uid, uid, "it was retired");
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn who_waits_for_a_pool_keeps_its_place_though_a_queue_that_loses_all_leaves_no_worker_ready()
+-> Result<()> {
+    let model = Upstream::always(says(&["Hi"])).await;
+    let operator = Operator::start("midloss").await?;
+    let pool = held_back(&operator, &model).await?;
+    let unready = |pool: Option<&WorkerPool>| {
+        let status = pool.and_then(|pool| pool.status.as_ref());
+        status.is_some_and(|status| status.ready_replicas == 0)
+    };
+    // Again and again, so that nobody gets its functions for long.
+    let losing = async {
+        loop {
+            operator.flush().await?;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let name = pool.name_any();
+    tokio::select! {
+        lost = losing => lost,
+        seen = operator.until(&name, "without a worker", unready) => seen.map(drop),
+    }?;
+    operator.flush().await?;
+    keeps_its_place(&operator, &pool).await?;
     operator.stop().await
 }
