@@ -41,7 +41,9 @@ async fn a_worker_is_not_to_be_disturbed_while_it_is_busy_and_may_be_when_it_was
     ])
     .await;
     let operator = Operator::start("disturbed").await?;
-    let spec = json!({"minReplicas": 2, "maxReplicas": 2, "slotsPerWorker": 1});
+    // Whose drainTimeout is set is not rolled for the persona's long timeout.
+    let spec =
+        json!({"minReplicas": 2, "maxReplicas": 2, "slotsPerWorker": 1, "drainTimeout": "60s"});
     operator.pool(POOL, spec).await?;
     let more = json!({"poolRef": {"name": POOL}, "timeout": "5m"});
     operator.persona("helper", &model.base_url(), more).await?;
