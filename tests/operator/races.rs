@@ -144,12 +144,13 @@ async fn a_pool_that_somebody_makes_at_the_same_moment_is_not_adopted() -> Resul
             p.and_then(|p| reason(p, "Routed")).as_deref() == Some("PoolNameTaken")
         };
         operator.until("helper", "held back", held).await?;
-        // The persona may be told of it while what was applied to it is still being taken back.
-        let bare = |pool: Option<&WorkerPool>| {
-            pool.is_some_and(|p| p.labels().is_empty() && p.annotations().is_empty())
+        // The persona may say so while what was applied is still being taken back; the topology, whose
+        // visits follow one another, only after that.
+        let in_the_way = |topology: Option<&PersonaTopology>| {
+            topology.and_then(|t| reason(t, "Ready")).as_deref() == Some("PoolNameTaken")
         };
-        let found = operator.until(SHARED, "given back", bare).await?;
-        let found = found.context("it is gone")?;
+        operator.until("default", "told of it", in_the_way).await?;
+        let found = pools.get(SHARED).await?;
         let mine: WorkerPool = serde_json::from_value(json!({
             "apiVersion": "persona.dev/v1alpha1",
             "kind": "WorkerPool",
@@ -157,6 +158,10 @@ async fn a_pool_that_somebody_makes_at_the_same_moment_is_not_adopted() -> Resul
             "spec": spec,
         }))?;
         assert_eq!(found.spec, mine.spec);
+        assert!(
+            found.labels().is_empty() && found.annotations().is_empty(),
+            "{found:?}"
+        );
         pools.delete(SHARED, &DeleteParams::default()).await?;
         ensure!(home(&operator, "helper", Phase::Generic).await? == SHARED);
     }
