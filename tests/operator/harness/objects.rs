@@ -134,18 +134,19 @@ impl Operator {
 
 /// The status of an object's condition.
 pub fn condition<K: serde::Serialize>(object: &K, type_: &str) -> Option<String> {
-    let object = serde_json::to_value(object).ok()?;
-    let conditions = object["status"]["conditions"].as_array()?.clone();
-    let found = conditions.into_iter().find(|c| c["type"] == type_)?;
-    found["status"].as_str().map(str::to_owned)
+    of_condition(object, type_, "status")
 }
 
 /// The reason of an object's condition.
 pub fn reason<K: serde::Serialize>(object: &K, type_: &str) -> Option<String> {
+    of_condition(object, type_, "reason")
+}
+
+fn of_condition<K: serde::Serialize>(object: &K, type_: &str, field: &str) -> Option<String> {
     let object = serde_json::to_value(object).ok()?;
-    let conditions = object["status"]["conditions"].as_array()?.clone();
-    let found = conditions.into_iter().find(|c| c["type"] == type_)?;
-    found["reason"].as_str().map(str::to_owned)
+    let mut conditions = object["status"]["conditions"].as_array()?.iter();
+    let found = conditions.find(|c| c["type"] == type_)?;
+    found[field].as_str().map(str::to_owned)
 }
 
 /// The topology of a namespace, once it has decided.

@@ -1,29 +1,17 @@
 mod replacing;
 mod scene;
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use self::scene::Scene;
 use super::*;
-use crate::api::WorkerPool;
 use crate::controller::pool::observe::PodView;
+use crate::controller::pool::status::tests::observed;
 use crate::queue::heartbeat::RecycleReason;
 use crate::queue::stats::PoolStats;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("in range")
-}
-
-fn pool(spec: serde_json::Value) -> WorkerPool {
-    serde_json::from_value(serde_json::json!({
-        "apiVersion": "persona.dev/v1alpha1",
-        "kind": "WorkerPool",
-        "metadata": {"name": "p", "namespace": "n", "uid": "pool-uid"},
-        "spec": spec,
-    }))
-    .expect("a pool")
 }
 
 fn uids(removals: &[Removal]) -> Vec<(&str, Why)> {
@@ -98,9 +86,7 @@ fn load_that_comes_back_calls_draining_workers_back_before_new_ones_are_made() {
         .worker("b", 1);
     let drained = scene.visit(0).drain;
     assert_eq!(drained.len(), 1);
-    scene.o.pool = Arc::new(pool(
-        serde_json::json!({"replicas": 3, "slotsPerWorker": 2}),
-    ));
+    scene.o.pool = observed(serde_json::json!({"replicas": 3, "slotsPerWorker": 2})).pool;
     let plan = scene.visit(1);
     assert_eq!(plan.undrain, drained);
     assert_eq!(plan.create.len(), 1);

@@ -155,7 +155,7 @@ fn a_worker_that_asked_to_be_replaced_is_not_called_back_when_load_returns() {
     scene.add("b", &hash, 0);
     assert_eq!(scene.visit(0).drain, ["a"]);
     let spec = serde_json::json!({"replicas": 2, "slotsPerWorker": 2});
-    scene.o.pool = Arc::new(pool(spec));
+    scene.o.pool = observed(spec).pool;
     let plan = scene.visit(1);
     assert_eq!((plan.undrain.len(), plan.create.len()), (0, 1));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::controller::pool::observe::PodView;
-use crate::controller::pool::template::{Setup, template};
+use crate::controller::pool::status::tests::observed;
 use crate::queue::stats::{PoolStats, WorkerStats};
 
 /// A pool of min 1, max 8, 2 slots, that shrinks after 30 s, and what is seen of it.
@@ -19,37 +19,8 @@ impl Scene {
         for (key, value) in spec.as_object().expect("an object") {
             merged[key] = value.clone();
         }
-        let pool = Arc::new(pool(merged));
-        let setup = Setup {
-            image: "i",
-            pull_policy: "Always",
-            queue_url: "redis://r",
-            queue_prefix: "persona",
-            credentials: &BTreeSet::new(),
-            serving: None,
-            drain_timeout: Span::secs(60),
-        };
-        let stats = PoolStats {
-            open: true,
-            epoch: Some("e".into()),
-            ..PoolStats::default()
-        };
         Self {
-            o: Observed {
-                now: at(0),
-                template: template(&pool, &setup),
-                holds_still: false,
-                drain_timeout: Span::secs(60),
-                pods: Vec::new(),
-                under_way: BTreeSet::new(),
-                others: BTreeSet::new(),
-                largest_gpu: None,
-                concurrency: None,
-                external: Vec::new(),
-                is_old: false,
-                stats: Ok(Arc::new(stats)),
-                pool,
-            },
+            o: observed(merged),
             memory: Memory::default(),
         }
     }
