@@ -134,14 +134,26 @@ fn reap(
 }
 
 /// Whether there is a process `pid` that runs: a zombie that nobody collects runs no more.
+///
+/// Threads end one by one, and the first of them may be a zombie while another still holds the
+/// files and their locks: only a zombie that is alone has let go of everything.
 pub fn is_alive(pid: i32) -> bool {
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    // After the name, which may contain anything: ") S 1 …".
-    let state = state.ok().and_then(|stat| {
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.trim_start().chars().next()
-    });
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !is_ended(&stat))
+}
+
+/// Of `/proc/PID/stat` (proc_pid_stat(5)).
+fn is_ended(stat: &str) -> bool {
+    // After the name, which may contain anything: the state (field 3), and the threads (field 20).
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace();
+    let ended = fields.next().is_none_or(|state| matches!(state, "Z" | "X"));
+    ended
+        && fields
+            .nth(16)
+            .is_none_or(|threads| matches!(threads, "0" | "1"))
 }
 
 type Request = (Command, SyncSender<std::io::Result<Child>>);
@@ -240,6 +252,36 @@ mod tests {
         assert!(is_alive(pid));
         drop(process);
         assert!(!is_alive(pid));
+    }
+
+    #[test]
+    fn process_whose_first_thread_has_ended_is_alive_until_the_last_one_has() {
+        // Its main thread ends by itself; the other one ends when its stdin does.
+        let script = "import ctypes, os, threading\n\
+            threading.Thread(target=lambda: os.read(0, 1)).start()\n\
+            ctypes.CDLL(None).pthread_exit(None)";
+        let mut command = Command::new("python3");
+        command
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped());
+        let mut child = spawn_bound(command).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let path = format!("/proc/{pid}/stat");
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while !std::fs::read_to_string(&path).unwrap().contains(") Z ") {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "its thread never ended"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(is_alive(pid));
+        drop(child.stdin.take());
+        while is_alive(pid) {
+            assert!(std::time::Instant::now() < deadline, "it never ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
     }
 
     #[tokio::test]
