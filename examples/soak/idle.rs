@@ -44,10 +44,13 @@ pub async fn run(idle: usize) -> Result<()> {
     pools(&operator, "steady", LOADED, 1).await?;
     let queue = operator.queue()?;
     let mut workers = Vec::new();
-    let stop = CancellationToken::new();
     for number in 0..LOADED {
         let name = format!("steady-{number}");
         workers.push(StandIns::play(queue.clone(), operator.all(), &name, 2).await?);
+    }
+    let stop = CancellationToken::new();
+    for number in 0..LOADED {
+        let name = format!("steady-{number}");
         operator.ready::<Persona>(&name).await?;
         tokio::spawn(load(queue.clone(), name, stop.clone()));
     }

@@ -37,8 +37,6 @@ mod system;
 #[path = "../../tests/operator/walk/mod.rs"]
 mod walk;
 
-use std::process::Command;
-
 use anyhow::{Context, Result, bail, ensure};
 
 use checks::{MOVE, RETURN, explore};
@@ -103,7 +101,7 @@ async fn main() -> Result<()> {
 
 /// The workers run the program, which Cargo does not build with an example.
 fn build() -> Result<()> {
-    let mut build = Command::new(env!("CARGO"));
+    let mut build = testbed::cargo::command();
     build.args([
         "build",
         "--quiet",

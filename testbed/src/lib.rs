@@ -6,6 +6,7 @@
 
 pub mod binaries;
 mod cache;
+pub mod cargo;
 pub mod certs;
 mod chat;
 pub mod cluster;

@@ -141,7 +141,7 @@ fn check_context(stage: &Path, binary: &Path) -> Result<()> {
     for absent in [".git", "charts"] {
         ensure!(!source.join(absent).exists(), "{absent} is in the context");
     }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = testbed::cargo::command();
     cargo.args([
         "metadata",
         "--no-deps",

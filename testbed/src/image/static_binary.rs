@@ -1,6 +1,5 @@
 //! A binary that needs no file of its image: musl where it can be had, else glibc linked in.
 
-use std::env;
 use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::cargo;
 use crate::packages::{self, Package};
 use crate::process::spawn_bound;
 use crate::progress::Slow;
@@ -27,19 +27,8 @@ pub fn static_binary(name: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .context("no workspace")?;
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo::command();
     command.current_dir(workspace);
-    for (name, _) in env::vars_os() {
-        // What `cargo test` says about the package it tests. Build scripts (ring's) that see it run anew
-        // for each package that asks for the binary, and all that depends on them is compiled again.
-        let package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
-        if package
-            .iter()
-            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
-        {
-            command.env_remove(name);
-        }
-    }
     command.args([
         "build",
         "--quiet",
