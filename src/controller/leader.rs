@@ -95,8 +95,10 @@ impl Election {
                 () = stop.cancelled() => return Ok(()),
             }
             let left = self.renew_deadline.saturating_sub(renewed.elapsed());
+            // An answer may be late: to the others the lease was renewed at any time since it was asked for.
+            let asked = Instant::now();
             match timeout(left, self.attempt()).await {
-                Ok(Ok(Try::Held)) => renewed = Instant::now(),
+                Ok(Ok(Try::Held)) => renewed = asked,
                 Ok(Ok(Try::By(holder))) => return Err(LeaderError::Taken(holder)),
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease, trying again"),
                 Err(_) => {}

@@ -144,6 +144,18 @@ impl Component {
         }
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// It was not running.
+    pub async fn ended(&self) -> Result<ExitStatus> {
+        let process = self.process();
+        process
+            .with_context(|| format!("{} is stopped", self.spec.name))?
+            .wait()
+            .await
+    }
+
     /// Starts it again (killing what still runs) with the same arguments, and waits until it is ready.
     pub async fn restart(&self) -> Result<()> {
         self.kill().await?;

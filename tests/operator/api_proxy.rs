@@ -1,5 +1,6 @@
 //! A proxy before the API server that cuts the controller off at a write: everything that it wrote
-//! before has happened, nothing after does. Or one that lets something else happen first.
+//! before has happened, nothing after does. Or one that lets something else happen before a request,
+//! or before its answer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ pub const API: &str = "the API server";
 /// Largest object that is passed on.
 const LARGEST: usize = 4 << 20;
 
-/// What happens before a request of the controller reaches the API server, by its method and path.
-pub type Before = Arc<dyn Fn(&Method, &str) -> BoxFuture<'static, ()> + Send + Sync>;
+/// What happens while a request of the controller or its answer waits, by its method and path.
+pub type Meanwhile = Arc<dyn Fn(&Method, &str) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// A proxy to the API server.
 pub struct ApiProxy {
@@ -45,12 +46,26 @@ impl ApiProxy {
     }
 
     /// Passes each request on after this.
-    pub async fn after(client: Client, before: Before) -> Result<Self> {
+    pub async fn after(client: Client, before: Meanwhile) -> Result<Self> {
         let pass = move |request: Request| {
             let (client, before) = (client.clone(), before.clone());
             async move {
                 before(request.method(), request.uri().path()).await;
                 forward(&client, request).await
+            }
+        };
+        Self::serve(Router::new().fallback(pass)).await
+    }
+
+    /// Passes each answer on after this.
+    pub async fn late(client: Client, meanwhile: Meanwhile) -> Result<Self> {
+        let pass = move |request: Request| {
+            let (client, meanwhile) = (client.clone(), meanwhile.clone());
+            async move {
+                let waiting = meanwhile(request.method(), request.uri().path());
+                let answer = forward(&client, request).await;
+                waiting.await;
+                answer
             }
         };
         Self::serve(Router::new().fallback(pass)).await

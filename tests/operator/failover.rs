@@ -1,8 +1,13 @@
-//! Two controllers, of which the one that leads is killed while a pool waits to shrink.
+//! Two controllers, of which the one that leads hangs while a pool waits to shrink, and goes on when
+//! another leads; and one whose renewal of the lease is answered late.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use axum::http::Method;
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
@@ -10,12 +15,14 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 use persona_operator::api::WorkerPool;
 use serde_json::{Value, json};
-use testbed::Component;
 use testbed::net::Port;
 use testbed::probe::Probe;
 use testbed::run_dir::RunDir;
+use testbed::{Cluster, Component};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::harness::{Operator, condition};
+use crate::api_proxy::{ApiProxy, Meanwhile};
+use crate::harness::{LEASE, Operator, PATIENCE, condition};
 
 const POOL: &str = "mine";
 /// Idle workers, of which one stays.
@@ -108,16 +115,25 @@ async fn a_new_leader_shrinks_a_pool_a_full_window_after_it_took_over() -> Resul
     operator
         .until(POOL, "no longer pinned", wants(WORKERS))
         .await?;
-    operator.controller.kill().await?;
+    let surplus = Instant::now();
+    operator.controller.pause()?;
     let pods = operator.pods(POOL).await?;
     assert_eq!(i32::try_from(pods.len())?, WORKERS, "the first was slow");
     let shrinking = async {
         shrinks(&operator, &pods).await?;
         anyhow::Ok(Timestamp::now())
     };
-    let taking_over = operator.until(&lease, "held by the second", held_by("second"));
-    let (shrunk, lease) = tokio::join!(shrinking, taking_over);
-    let (shrunk, lease) = (shrunk?, lease?.context("the lease is gone")?);
+    let taking_over = async {
+        let held = operator.until(&lease, "held by the second", held_by("second"));
+        let lease = held.await?.context("the lease is gone")?;
+        // By its own clock the window is over, and that of the new leader is not.
+        sleep_until(surplus + WINDOW.unsigned_abs()).await;
+        operator.controller.resume()?;
+        let ended = timeout(PATIENCE, operator.controller.ended()).await??;
+        ensure!(!ended.success(), "{}", operator.controller.last_words());
+        Ok(lease)
+    };
+    let (shrunk, lease) = tokio::try_join!(shrinking, taking_over)?;
     let spec = lease.spec.context("a lease without spec")?;
     let took_over = spec.acquire_time.context("nobody has it")?.0;
     let waited = shrunk.duration_since(took_over);
@@ -128,5 +144,44 @@ async fn a_new_leader_shrinks_a_pool_a_full_window_after_it_took_over() -> Resul
     );
     operator.until(POOL, "small", ready(1)).await?;
     second.stop(Duration::from_secs(10)).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
+async fn a_leader_whose_renewal_is_answered_late_is_gone_when_its_lease_is() -> Result<()> {
+    // Late, though in time for the leader to go on; all that it asks for after that is too late.
+    let late = LEASE / 10 * 7;
+    let (armed, spent) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
+    let arm = armed.clone();
+    let meanwhile: Meanwhile = Arc::new(move |method, path| {
+        if !path.contains("/leases/") || !armed.load(Ordering::Acquire) {
+            return std::future::ready(()).boxed();
+        }
+        if *method == Method::PUT && !spent.swap(true, Ordering::AcqRel) {
+            return sleep(late).boxed();
+        }
+        match spent.load(Ordering::Acquire) {
+            true => std::future::pending().boxed(),
+            false => std::future::ready(()).boxed(),
+        }
+    });
+    let cluster = Cluster::shared().await?;
+    let proxy = ApiProxy::late(cluster.client().await?, meanwhile).await?;
+    let config = proxy.kubeconfig();
+    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
+    let operator = Operator::start_in(cluster, "late", &settings).await?;
+    arm.store(true, Ordering::Release);
+    let ended = timeout(PATIENCE, operator.controller.ended()).await??;
+    let now = Timestamp::now();
+    ensure!(!ended.success(), "{}", operator.controller.last_words());
+    let leases = operator.all::<Lease>().list(&ListParams::default()).await?;
+    let spec = leases.items.first().and_then(|lease| lease.spec.clone());
+    let renewed = spec.and_then(|spec| spec.renew_time);
+    let led = now.duration_since(renewed.context("it never led")?.0);
+    ensure!(
+        led < SignedDuration::try_from(LEASE)?,
+        "it led for {led:?} after its last renewal\n{}",
+        operator.controller.last_words()
+    );
     operator.stop().await
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use testbed::Cluster;
 use tokio::sync::Mutex;
 
-use crate::api_proxy::{ApiProxy, Before};
+use crate::api_proxy::{ApiProxy, Meanwhile};
 use crate::harness::{Ground, Operator, a_redis, condition, node, reason};
 use crate::midway::home;
 use crate::webhook::Webhook;
@@ -24,7 +24,7 @@ const ENDPOINT: &str = "http://127.0.0.1:9/v1";
 const SHARED: &str = "generic-api-80e4c060";
 
 /// An operator whose controller reaches the API server after `before`.
-async fn behind(name: &str, before: Before) -> Result<(Operator, ApiProxy)> {
+async fn behind(name: &str, before: Meanwhile) -> Result<(Operator, ApiProxy)> {
     node().await?;
     let cluster = Cluster::shared().await?;
     let proxy = ApiProxy::after(cluster.client().await?, before).await?;
@@ -70,7 +70,7 @@ async fn want_again(operator: &Operator) -> Result<()> {
 async fn a_pool_that_is_wanted_again_after_it_was_closed_is_not_deleted() -> Result<()> {
     let (operator, is_armed) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
     let (at, armed) = (operator.clone(), is_armed.clone());
-    let before: Before = Arc::new(move |method, path| {
+    let before: Meanwhile = Arc::new(move |method, path| {
         let watched = is_of(path, SHARED) && armed.load(Ordering::Acquire);
         let (at, armed, is_end) = (at.clone(), armed.clone(), *method == Method::DELETE);
         async move {
@@ -112,7 +112,7 @@ async fn a_pool_that_somebody_makes_at_the_same_moment_is_not_adopted() -> Resul
     // Somebody's pool, made just before the controller's write of that name.
     let theirs: Arc<Mutex<Option<(Operator, Value)>>> = Arc::default();
     let waiting = theirs.clone();
-    let before: Before = Arc::new(move |method, path| {
+    let before: Meanwhile = Arc::new(move |method, path| {
         let is_write = *method == Method::PATCH && is_of(path, SHARED);
         let waiting = waiting.clone();
         async move {

@@ -29,6 +29,8 @@ pub use self::objects::{condition, reason, topology};
 
 /// Longest wait for something that must happen, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the controller's lease lasts.
+pub const LEASE: Duration = Duration::from_secs(10);
 const IMAGE: &str = "persona.test/persona-operator:dev";
 const API_KEY: &str = "test-key";
 
@@ -152,7 +154,7 @@ impl Operator {
         .env("PERSONA_WORKER_IMAGE", IMAGE)
         .env("POD_NAME", "controller")
         .env("POD_NAMESPACE", &namespace)
-        .env("PERSONA_LEASE_DURATION", "10s")
+        .env("PERSONA_LEASE_DURATION", format!("{LEASE:?}"))
         .env("PERSONA_LEASE_RENEW_DEADLINE", "8s")
         .env("PERSONA_LEASE_RETRY_PERIOD", "500ms");
         if !everywhere {

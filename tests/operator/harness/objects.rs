@@ -6,23 +6,41 @@ use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
 use kube::runtime::wait::{Condition, await_condition};
 use persona_operator::api::{Persona, PersonaTopology, WorkerPool};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Operator, PATIENCE, merge};
 
+/// A kind of object that lives in a namespace.
+pub trait Namespaced:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+    + Send
+    + 'static
+{
+}
+
+impl<K> Namespaced for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Serialize
+        + Send
+        + 'static
+{
+}
+
 impl Operator {
     /// Creates an object from its manifest, without namespace.
-    pub async fn create<K>(&self, manifest: Value) -> Result<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + serde::Serialize
-            + Clone
-            + Debug,
-    {
+    pub async fn create<K: Namespaced>(&self, manifest: Value) -> Result<K> {
         let object: K = serde_json::from_value(manifest)?;
         Ok(self.all().create(&PostParams::default(), &object).await?)
     }
@@ -66,29 +84,19 @@ impl Operator {
     }
 
     /// Changes an object's spec by a merge patch.
-    pub async fn patch<K>(&self, name: &str, spec: Value) -> Result<K>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug,
-    {
+    pub async fn patch<K: Namespaced>(&self, name: &str, spec: Value) -> Result<K> {
         let patch = Patch::Merge(json!({"spec": spec}));
         let params = PatchParams::default();
         Ok(self.all().patch(name, &params, &patch).await?)
     }
 
     /// Waits until an object is as wanted; otherwise says how it is.
-    pub async fn until<K>(&self, name: &str, what: &str, is: impl Condition<K>) -> Result<Option<K>>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + serde::Serialize
-            + 'static,
-    {
+    pub async fn until<K: Namespaced>(
+        &self,
+        name: &str,
+        what: &str,
+        is: impl Condition<K>,
+    ) -> Result<Option<K>> {
         let waiting = await_condition(self.all::<K>(), name, is);
         if let Ok(found) = tokio::time::timeout(PATIENCE, waiting).await {
             return Ok(found?);
@@ -102,16 +110,7 @@ impl Operator {
     }
 
     /// Waits for condition Ready.
-    pub async fn ready<K>(&self, name: &str) -> Result<Option<K>>
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + DeserializeOwned
-            + Clone
-            + Debug
-            + Send
-            + serde::Serialize
-            + 'static,
-    {
+    pub async fn ready<K: Namespaced>(&self, name: &str) -> Result<Option<K>> {
         self.until(name, "Ready", |found: Option<&K>| {
             found.is_some_and(|object| condition(object, "Ready").as_deref() == Some("True"))
         })
