@@ -68,7 +68,13 @@ impl Rules {
         }
     }
 
-    /// The largest size that a pool of `size` may have now.
+    /// The user wants no change in this direction.
+    pub fn is_disabled(&self) -> bool {
+        self.select == SelectPolicy::Disabled
+    }
+
+    /// The largest size that a pool of `size` may have now. The first worker is beside the policies, as
+    /// KEDA's activation is: a percentage of none would be none for ever.
     pub fn ceiling(&self, now: Timestamp, size: u32, changes: &Changes) -> u32 {
         let proposals = self.proposals(now, size, changes, |start, policy| match policy.type_ {
             PolicyType::Pods => start + f64::from(policy.value),
@@ -79,7 +85,7 @@ impl Rules {
             SelectPolicy::Max => proposals.max(),
             SelectPolicy::Min => proposals.min(),
         };
-        limit.map_or(size, |limit| whole(limit).max(size))
+        limit.map_or(size, |limit| whole(limit).max(size).max(1))
     }
 
     /// The smallest size that a pool of `size` may have now.
@@ -113,7 +119,7 @@ impl Rules {
 
     /// When the policies allow more than they do now.
     pub fn eases_at(&self, now: Timestamp, changes: &Changes) -> Option<Timestamp> {
-        if self.select == SelectPolicy::Disabled {
+        if self.is_disabled() {
             return None;
         }
         let periods = self.policies.iter();

@@ -157,37 +157,50 @@ impl View<'_> {
         )
     }
 
-    /// A source is missing: it may be the one that asks for most.
+    /// A source is missing: it may be the one that asks for most. The others, and the fallback, may make
+    /// the pool grow, as fast as it may in any case.
     fn hold(
         &self,
         largest: Option<&Proposal>,
         blind: &[(String, String)],
         memory: &mut Memory,
     ) -> Decision {
-        let fallback = self
-            .spec
-            .scaling
-            .fallback
-            .as_ref()
-            .map_or(0, |f| f.replicas);
-        let asked = largest.map_or(0, |proposal| proposal.workers.ceil() as u32);
-        let (size, limit) = bounded(memory.size.max(fallback).max(asked), self.spec);
-        let words = if size > memory.size && asked >= size {
-            largest.map_or_else(String::new, |proposal| proposal.sentence.clone())
-        } else if size > memory.size && fallback >= size {
-            format!("scaling.fallback {fallback}")
-        } else {
-            "holding".to_owned()
+        let (now, spec) = (self.now, self.spec);
+        let (up, down) = (Rules::up(spec), Rules::down(spec));
+        let (size, bound) = bounded(memory.size, spec);
+        let fallback = spec.scaling.fallback.as_ref().map_or(0, |f| f.replicas);
+        let mut asked = largest.map_or(0, |proposal| proposal.workers.ceil() as u32);
+        if largest.is_some_and(|most| within_tolerance(most.workers, size, &up, &down)) {
+            asked = size;
+        }
+        let wanted = size.max(asked).max(fallback);
+        memory.lowest.note(now, Reverse(wanted));
+        memory.lowest.forget(now, up.window);
+        let low = memory.lowest.extreme(now, up.window);
+        let low = low.map_or(wanted, |(low, _)| low.0);
+        let (mut chosen, mut limit) = bounded(size.max(low), spec);
+
+        let grows = chosen > size;
+        let (by_demand, by_fallback) = (grows && asked >= chosen, grows && fallback >= chosen);
+        let mut words = match largest {
+            Some(proposal) if by_demand => proposal.sentence.clone(),
+            _ if by_fallback => format!("scaling.fallback {fallback}"),
+            _ => "holding".to_owned(),
         };
-        let cause = if size > memory.size && asked >= size {
+        let ceiling = up.ceiling(now, size, &memory.changes);
+        if grows && chosen > ceiling {
+            (chosen, limit) = (ceiling, None);
+            words += &format!("; limited to {ceiling} by behavior.scaleUp");
+        }
+        let cause = if by_demand && chosen > size {
             Cause::Demand
-        } else if limit.is_some() && size != memory.size {
+        } else if limit.or(bound).is_some() && chosen != memory.size {
             Cause::Bounds
         } else {
             Cause::Blind
         };
-        if size > memory.size {
-            memory.highest.note(self.now, size);
+        if chosen > memory.size {
+            memory.highest.note(now, chosen);
         }
         let missing: Vec<_> = blind
             .iter()
@@ -195,11 +208,11 @@ impl View<'_> {
             .collect();
         let reason = sentence(
             &format!("no fresh numbers ({}): {words}", missing.join("; ")),
-            limit,
+            limit.or(bound.filter(|_| chosen == size)),
         );
         Decision {
-            again_at: Some(after(self.now, NEXT_READING)),
-            ..decision(size, cause, reason)
+            again_at: Some(after(now, NEXT_READING)),
+            ..decision(chosen, cause, reason)
         }
     }
 
@@ -277,6 +290,11 @@ impl View<'_> {
             words = format!("; less was needed within {}", seconds(up.window));
         }
 
+        // The bounds have changed, and not what is needed.
+        let forced = bound.is_some() && chosen == size && chosen != memory.size;
+        if forced {
+            (words, limit) = (String::new(), bound);
+        }
         match chosen.cmp(&size) {
             Ordering::Less => memory.regret.shrunk(now),
             Ordering::Equal => {}
@@ -292,7 +310,6 @@ impl View<'_> {
         if self.rate && chosen > floor_of(spec).value {
             times.push(after(now, RATE_CHECK));
         }
-        let forced = bound.is_some() && chosen == size && chosen != memory.size;
         let cause =
             if forced || limit.is_some_and(|limit| limit.value > stable) && chosen > memory.size {
                 Cause::Bounds

@@ -1,7 +1,9 @@
 mod properties;
 
 use super::*;
-use crate::api::{Behavior, PolicyType, ScalingFallback, ScalingPolicy, ScalingRules};
+use crate::api::{
+    Behavior, PolicyType, ScalingFallback, ScalingPolicy, ScalingRules, SelectPolicy,
+};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).expect("in range")
@@ -260,6 +262,46 @@ fn a_source_that_fails_keeps_the_size_and_the_others_may_grow_it() {
 }
 
 #[test]
+fn while_a_source_fails_the_others_and_the_fallback_keep_to_the_behavior_of_growth() {
+    let failed = || Reading::Failed {
+        name: "Prometheus jobs".into(),
+        why: "it does not answer".into(),
+    };
+    let growth = |rules: serde_json::Value| {
+        let mut spec = spec();
+        let behavior = serde_json::json!({"scaleUp": rules});
+        spec.scaling.behavior = Some(serde_json::from_value(behavior).expect("a behavior"));
+        spec
+    };
+    let policies = serde_json::json!([{"type": "Pods", "value": 2, "periodSeconds": 60}]);
+    let mut two_a_minute = growth(serde_json::json!({"policies": policies}));
+    let [much] = load(32);
+    let mut asked = memory(1);
+    for (second, size) in [(0, 3), (1, 3), (59, 3), (60, 5)] {
+        let readings = [much.clone(), failed()];
+        let decision = desired(at(second), &readings, &two_a_minute, &mut asked);
+        assert_eq!(decision.size, size, "{}", decision.reason);
+    }
+    two_a_minute.scaling.fallback = Some(ScalingFallback { replicas: 7 });
+    assert_eq!(
+        desired(at(0), &blind(), &two_a_minute, &mut memory(1)).size,
+        3
+    );
+
+    let frozen = growth(serde_json::json!({"selectPolicy": "Disabled"}));
+    let readings = [much.clone(), failed()];
+    assert_eq!(desired(at(0), &readings, &frozen, &mut memory(2)).size, 2);
+
+    let patient = growth(serde_json::json!({"stabilizationWindowSeconds": 30}));
+    let mut waits = memory(2);
+    for (second, size) in [(0, 2), (29, 2), (30, 8)] {
+        let readings = [much.clone(), failed()];
+        let decision = desired(at(second), &readings, &patient, &mut waits);
+        assert_eq!(decision.size, size, "{second}: {}", decision.reason);
+    }
+}
+
+#[test]
 fn pinned_size_is_taken_as_it_is() {
     let pinned = WorkerPoolSpec {
         replicas: Some(20),
@@ -293,8 +335,14 @@ fn lowered_maximum_takes_effect_at_once() {
         max_replicas: 3,
         ..spec()
     };
+    let mut idle = memory.clone();
     let decision = desired(at(1), &load(32), &low, &mut memory);
     assert_eq!((decision.size, decision.cause), (3, Cause::Bounds));
+    let decision = desired(at(1), &load(0), &low, &mut idle);
+    assert_eq!((decision.size, decision.cause), (3, Cause::Bounds));
+    let why = &decision.reason;
+    assert!(why.ends_with("limited by maxReplicas 3"), "{why}");
+    assert!(!why.contains("needed within"), "{why}");
 }
 
 #[test]

@@ -66,15 +66,34 @@ proptest! {
     }
 
     #[test]
-    fn work_has_a_worker_and_running_tasks_keep_their_slots(steps in steps()) {
+    fn running_tasks_keep_their_slots(steps in steps()) {
         let spec = WorkerPoolSpec { min_replicas: 0, max_replicas: 1000, ..spec() };
         let mut memory = memory(0);
         let decisions = play(&spec, &mut memory, &steps);
         for (step, (_, _, decision)) in steps.iter().zip(decisions) {
             if step.answers {
                 prop_assert!(u64::from(decision.size) * 4 >= step.running);
-                prop_assert!(decision.size > 0 || step.waiting + step.running == 0);
             }
+        }
+    }
+
+    #[test]
+    fn work_has_a_worker_whatever_the_policies(
+        steps in steps(), percent in 1u32..200, pods in 1u32..5, both in any::<bool>(), max in any::<bool>()
+    ) {
+        let policy = |type_, value| ScalingPolicy { type_, value, period_seconds: 15 };
+        let mut policies = vec![policy(PolicyType::Percent, percent)];
+        policies.extend(both.then(|| policy(PolicyType::Pods, pods)));
+        let select = if max { SelectPolicy::Max } else { SelectPolicy::Min };
+        let rules = ScalingRules { policies, select_policy: Some(select), ..ScalingRules::default() };
+        let mut spec = WorkerPoolSpec { min_replicas: 0, max_replicas: 1000, ..spec() };
+        spec.scaling.behavior = Some(Behavior { scale_up: Some(rules.clone()), scale_down: Some(rules) });
+        let decisions = play(&spec, &mut memory(0), &steps);
+        for (step, (_, _, decision)) in steps.iter().zip(decisions) {
+            prop_assert!(
+                !step.answers || decision.size > 0 || step.waiting + step.running == 0,
+                "{decision:?}"
+            );
         }
     }
 
