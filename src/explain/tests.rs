@@ -50,6 +50,41 @@ status:
 }
 
 #[test]
+fn a_pool_says_by_which_rules_it_grows_and_shrinks() {
+    let rules = |scaling: &str| {
+        let pool = format!(
+            r#"{{"apiVersion": "persona.dev/v1alpha1", "kind": "WorkerPool",
+             "metadata": {{"name": "p"}}, "spec": {{"scaling": {scaling}}},
+             "status": {{"sizing": "Auto", "desiredReplicas": 1}}}}"#
+        );
+        let text = explained(&pool);
+        let rules = text
+            .lines()
+            .find(|line| line.contains("; ") && line.contains("shrink"));
+        rules.expect("its rules").trim().to_owned()
+    };
+    let own = r#"{"behavior": {"scaleUp": {"stabilizationWindowSeconds": 10},
+        "scaleDown": {"stabilizationWindowSeconds": 90}}}"#;
+    assert_eq!(
+        rules(own),
+        "grows as soon as a request would wait longer than 500ms, to what was needed throughout 10s; \
+         shrinks to what was needed within 1m30s"
+    );
+    let frozen = r#"{"behavior": {"scaleUp": {"selectPolicy": "Disabled"},
+        "scaleDown": {"selectPolicy": "Disabled"}}}"#;
+    assert_eq!(
+        rules(frozen),
+        "does not grow (behavior.scaleUp); does not shrink (behavior.scaleDown)"
+    );
+    let elsewhere = r#"{"metrics": [{"type": "RabbitMQ", "rabbitmq": {
+        "managementAddress": "http://rabbit:15672", "queue": "jobs", "target": 5}}]}"#;
+    assert_eq!(
+        rules(elsewhere),
+        "grows with its metrics; shrinks to what was needed within 30s"
+    );
+}
+
+#[test]
 fn of_a_list_each_object_that_is_known_is_explained() {
     assert_snapshot!(explained(
         r#"{"kind": "List", "items": [

@@ -1,12 +1,15 @@
 //! The sentences.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api::{Persona, PersonaTopology, Phase, Sizing, Span, WorkerPool, WorkerPoolSpec};
+use crate::controller::pool::template::follows_queue;
+use crate::scaling::behavior::Rules;
 
 /// A pool: how many workers, why, and what would change that.
 pub fn pool(pool: &WorkerPool, now: Timestamp) -> String {
@@ -69,16 +72,38 @@ pub fn pool(pool: &WorkerPool, now: Timestamp) -> String {
             "follows the load again when spec.replicas is removed",
         );
     } else {
-        line(
-            &mut text,
-            &format!(
-                "grows as soon as a request would wait longer than {}; shrinks to what was needed within {}",
-                spec.scaling.target_wait, spec.idle_timeout
-            ),
-        );
+        line(&mut text, &rules(pool));
     }
     conditions(&mut text, &status.conditions, pool, now);
     text
+}
+
+/// When an autoscaled pool changes its size.
+fn rules(pool: &WorkerPool) -> String {
+    let spec = &pool.spec;
+    let (up, down) = (Rules::up(spec), Rules::down(spec));
+    let grows = if up.is_disabled() {
+        "does not grow (behavior.scaleUp)".to_owned()
+    } else if !follows_queue(pool) {
+        "grows with its metrics".to_owned()
+    } else {
+        let wait = spec.scaling.target_wait;
+        format!("grows as soon as a request would wait longer than {wait}")
+    };
+    let throughout = match up.window {
+        Duration::ZERO => String::new(),
+        window => format!(", to what was needed throughout {}", span(window)),
+    };
+    let shrinks = if down.is_disabled() {
+        "does not shrink (behavior.scaleDown)".to_owned()
+    } else {
+        format!("shrinks to what was needed within {}", span(down.window))
+    };
+    format!("{grows}{throughout}; {shrinks}")
+}
+
+fn span(time: Duration) -> Span {
+    Span::millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A persona: where it is served, and what it waits for.
