@@ -180,11 +180,22 @@ async fn remember(
     let Some(error) = refusal else {
         return memory.refused.succeed(asked);
     };
-    let words = words(&error);
-    let news = memory.refused.failures == 0;
-    memory.refused.fail(now(), words.clone(), asked);
-    if news {
-        let note = format!("a worker's pod cannot be made: {words}");
+    refused(cx, o, memory, asked, &error).await;
+}
+
+/// So many creations were refused; the first refusal in a row is told.
+async fn refused(
+    cx: &Context,
+    o: &Observed,
+    memory: &mut Memory,
+    asked: usize,
+    error: &kube::Error,
+) {
+    let words = words(error);
+    let note = format!("a worker's pod cannot be made: {words}");
+    let is_news = memory.refused.failures == 0;
+    memory.refused.fail(now(), words, asked);
+    if is_news {
         cx.tell(&*o.pool, News::warning("CreateFailed", "CreatePod", note))
             .await;
     }
@@ -202,8 +213,7 @@ async fn claims(cx: &Context, o: &Observed, memory: &mut Memory) -> bool {
         // Its name has a hash of what it asks for.
         Err(kube::Error::Api(status)) if status.is_already_exists() => true,
         Err(error) => {
-            let words = words(&error);
-            memory.refused.fail(now(), words, 1);
+            refused(cx, o, memory, 1, &error).await;
             false
         }
     }

@@ -104,14 +104,15 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     if due.is_ok() {
         memory.written = Some(seen.now);
     }
+    let now = now();
     let times = [
         plan.again_at,
         due.err().flatten(),
-        memory.refused.until,
+        memory.refused.until.filter(|until| *until > now),
         disruption.again_at,
         guarded,
     ];
-    Ok(requeue(times.into_iter().flatten().min(), now()))
+    Ok(requeue(times.into_iter().flatten().min(), now))
 }
 
 /// Tells of a change of size, and writes the status, if that is due.

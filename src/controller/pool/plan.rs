@@ -108,9 +108,14 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         again_at: None,
         decision,
     };
-    grow(o, &fleet, memory, size, &mut plan);
+    let missing = grow(o, &fleet, memory, size, &mut plan);
+    if missing == 0 && memory.refused.is_over(o.now) {
+        // What was refused is not needed any more: what held of it then need not hold now.
+        memory.refused = Backoff::default();
+    }
     if fleet.is_whole {
-        shrink(&fleet, size, &mut plan);
+        let has_room = !is_stuck(o, &fleet) && memory.refused.failures == 0;
+        shrink(&fleet, size, has_room, &mut plan);
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
     }
     remove_failed(o, memory, &mut plan);
@@ -127,10 +132,16 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
 fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
     let status = o.pool.status.as_ref();
     let size = memory.size.get_or_insert_with(|| {
-        let found = fleet.current.len() + fleet.outdated.len() + fleet.hollow.len();
-        let found = u32::try_from(found).unwrap_or(u32::MAX);
         // What the last process wanted and had no time to make.
         let wanted = status.map_or(0, |s| u32::try_from(s.desired_replicas).unwrap_or(0));
+        // Or made and had no time to tell of. What it made in place of others is not more.
+        let serving = fleet.current.len() + fleet.outdated.len();
+        let found = match status {
+            None => serving + fleet.hollow.len(),
+            Some(_) if fleet.outdated.is_empty() => serving,
+            Some(_) => serving.saturating_sub(surge(wanted as usize)),
+        };
+        let found = u32::try_from(found).unwrap_or(u32::MAX);
         let history = status.map_or(&[][..], |s| &s.history);
         scaling::Memory::resume(o.now, found.max(wanted), history)
     });
@@ -142,31 +153,24 @@ fn decide(o: &Observed, fleet: &Fleet<'_>, memory: &mut Memory) -> Decision {
 }
 
 /// Pods to add: those who drain are called back first. While some are replaced, a quarter more than the
-/// size (one at least) may be there.
-fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mut Plan) {
+/// size (one at least) may be there, those not counted that drain (as a Deployment counts none that
+/// terminates). Answers how many are missing, whether or not they may be made now.
+fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mut Plan) -> usize {
     let coming = o.under_way.len();
     let mut missing = size.saturating_sub(fleet.current.len() + coming);
     if fleet.stats.is_some() {
-        let back: Vec<_> = fleet
-            .draining
-            .iter()
-            .filter(|pod| fleet.stays(o, pod))
-            .take(missing)
-            .map(|pod| pod.uid.clone())
-            .collect();
-        missing -= back.len();
-        plan.undrain = back;
+        plan.undrain = fleet.to_call_back(o, missing);
+        missing -= plan.undrain.len();
     }
     if !fleet.outdated.is_empty() {
         let there = fleet.current.len() + fleet.outdated.len() + plan.undrain.len() + coming;
-        let surge = (size / 4).max(1);
-        missing = missing.min((size + surge).saturating_sub(there));
+        missing = missing.min((size + surge(size)).saturating_sub(there));
     }
     if is_stuck(o, fleet) {
-        return;
+        return missing;
     }
-    let missing = memory.refused.allowed(o.now, missing);
-    let missing = memory.lost.allowed(o.now, missing);
+    let allowed = memory.refused.allowed(o.now, missing);
+    let allowed = memory.lost.allowed(o.now, allowed);
     let names = o.pods.iter().map(|pod| pod.name.as_str());
     let others = o.under_way.iter().chain(&o.others).map(String::as_str);
     let taken: BTreeSet<&str> = names.chain(others).collect();
@@ -174,8 +178,14 @@ fn grow(o: &Observed, fleet: &Fleet<'_>, memory: &Memory, size: usize, plan: &mu
     plan.create = (0..)
         .map(|slot| format!("{pool}-{}-{slot}", o.template.hash))
         .filter(|name| !taken.contains(name.as_str()))
-        .take(missing)
+        .take(allowed)
         .collect();
+    missing
+}
+
+/// Pods beside the size while some are replaced.
+fn surge(size: usize) -> usize {
+    (size / 4).max(1)
 }
 
 /// More pods would find no node either.
@@ -186,8 +196,9 @@ fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
     })
 }
 
-/// Workers to drain: those too many, and those to be replaced as soon as others are Ready.
-fn shrink(fleet: &Fleet<'_>, size: usize, plan: &mut Plan) {
+/// Workers to drain: those too many, and those to be replaced as soon as others are Ready. Where there is
+/// no room for others, a quarter of the size (of a pool of four or more) makes room first.
+fn shrink(fleet: &Fleet<'_>, size: usize, has_room: bool, plan: &mut Plan) {
     // Deleted by others (evicted, drained node): they take no more from now on.
     let leaving = fleet.leaving.iter();
     let leaving = leaving.filter(|pod| {
@@ -210,9 +221,17 @@ fn shrink(fleet: &Fleet<'_>, size: usize, plan: &mut Plan) {
 
     let ready = fleet.current.iter().filter(|pod| pod.ready).count();
     let serving = ready.min(size) + fleet.outdated.len();
-    let replaceable = serving.saturating_sub(size).min(fleet.outdated.len());
+    let spare = serving.saturating_sub(size).min(fleet.outdated.len());
     let outdated = fleet.candidates(&fleet.outdated, true);
-    plan.drain.extend(victims(outdated, replaceable));
+    plan.drain.extend(victims(outdated, spare));
+    if spare == 0 && !has_room {
+        // Room on a node that goes is of no use.
+        let outdated = fleet.outdated.iter().copied();
+        let movable: Vec<_> = outdated.filter(|pod| !pod.node_going).collect();
+        let dispensable = serving.saturating_sub(size - size / 4);
+        plan.drain
+            .extend(victims(fleet.candidates(&movable, true), dispensable));
+    }
 }
 
 fn remove_drained(

@@ -212,7 +212,7 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
     let trouble = trouble(o, memory);
     if counts.ready >= floor && (counts.ready > 0 || trouble.is_none()) {
         return match (plan.decision.size, counts.ready) {
-            (0, _) => Verdict::yes(READY, "ScaledToZero", "a request brings the first worker"),
+            (0, _) => asleep(o),
             (_, 0) => Verdict::yes(READY, "Starting", "the first worker is starting"),
             _ => Verdict::yes(READY, "WorkersReady", "workers take requests"),
         };
@@ -225,6 +225,20 @@ fn ready(o: &Observed, plan: &Plan, memory: &Memory, counts: &Counts) -> Verdict
         Some((reason, words)) => Verdict::no(READY, reason, format!("{needed}, but {words}")),
         None => starting(o, &needed),
     }
+}
+
+/// It needs no worker and has none.
+fn asleep(o: &Observed) -> Verdict {
+    if o.pool.spec.replicas.is_some() {
+        let message = "spec.replicas is 0: no request is taken until it is raised or removed";
+        return Verdict::yes(READY, "PinnedToZero", message);
+    }
+    let message = if follows_queue(&o.pool) {
+        "a request brings the first worker"
+    } else {
+        "its metrics bring the first worker"
+    };
+    Verdict::yes(READY, "ScaledToZero", message)
 }
 
 /// What a pod that is not ready is at.

@@ -49,12 +49,17 @@ impl Backoff {
         self.batch.is_some()
     }
 
+    /// No pause is under way.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
     /// Pods of `wanted` that may be made now.
     pub fn allowed(&self, now: Timestamp, wanted: usize) -> usize {
-        if self.until.is_some_and(|until| now < until) {
-            0
-        } else {
+        if self.is_over(now) {
             self.batch.map_or(wanted, |batch| batch.min(wanted))
+        } else {
+            0
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Backoff, Memory, QUIET};
 use crate::controller::pool::observe::{Observed, PodView};
 use crate::controller::pool::template::follows_queue;
 use crate::queue::stats::{PoolStats, WorkerStats};
-use crate::scaling::{Candidate, after_span};
+use crate::scaling::{Candidate, after_span, victims};
 
 /// The pool's pods, sorted by what they are good for.
 pub struct Fleet<'a> {
@@ -93,6 +93,17 @@ impl<'a> Fleet<'a> {
         let worker = self.workers.get(pod.uid.as_str());
         let asks = worker.is_some_and(|worker| worker.recycle.is_some()) && !o.holds_still;
         is_current(o, pod) && !pod.node_going && !asks
+    }
+
+    /// Draining workers that may as well take requests again, so many, by pod uid: those first who would
+    /// be missed most.
+    pub fn to_call_back(&self, o: &Observed, count: usize) -> Vec<String> {
+        let able = |pod: &&&PodView| self.stays(o, pod) && !pod.is_kept_from_starting();
+        let able: Vec<&PodView> = self.draining.iter().filter(able).copied().collect();
+        let mut by_loss = victims(self.candidates(&able, false), able.len());
+        by_loss.reverse();
+        by_loss.truncate(count);
+        by_loss
     }
 
     fn is_hollow(&self, pod: &PodView) -> bool {

@@ -205,6 +205,49 @@ fn a_refusal_halves_what_is_made_at_once() {
 }
 
 #[test]
+fn a_refusal_is_forgotten_once_its_pause_is_over_and_nothing_is_missing() {
+    let mut scene = Scene::new(serde_json::json!({"minReplicas": 0})).demand(8);
+    scene.visit(0);
+    scene.memory.refused.fail(at(0), "quota".into(), 4);
+    assert!(scene.visit(0).create.is_empty());
+    // Whoever asked has gone.
+    let mut quiet = scene.demand(0);
+    quiet.o.pods.clear();
+    quiet.memory.size = Some(scaling::Memory::resume(at(0), 0, &[]));
+    let plan = quiet.visit(0);
+    assert_eq!(plan.again_at, Some(at(1)), "the pause");
+    assert_eq!(quiet.memory.refused.failures, 1);
+    let plan = quiet.visit(1);
+    assert_eq!(quiet.memory.refused, Backoff::default());
+    assert!(plan.again_at.is_none_or(|again| again > at(1)));
+    let mut more = quiet.demand(8);
+    assert_eq!(more.visit(2).create.len(), 4, "and not half as many");
+}
+
+#[test]
+fn who_is_called_back_is_missed_most_and_can_start() {
+    let mut scene = Scene::new(serde_json::json!({}))
+        .worker("idle", 0)
+        .worker("busy", 2)
+        .worker("broken", 0);
+    let broken = scene.pod("broken");
+    broken.ready = false;
+    broken.waiting = Some(("ErrImagePull".into(), String::new()));
+    for uid in ["idle", "busy", "broken"] {
+        scene.memory.draining.insert(uid.into(), at(0));
+        scene.worker_stats(uid).draining = true;
+    }
+    scene.memory.size = Some(scaling::Memory::resume(at(0), 1, &[]));
+    assert_eq!(scene.visit(0).undrain, ["busy"]);
+    scene.memory.size = Some(scaling::Memory::resume(at(0), 3, &[]));
+    let plan = scene.visit(0);
+    assert_eq!(
+        (&*plan.undrain, plan.create.len()),
+        (&["idle".to_owned()][..], 1)
+    );
+}
+
+#[test]
 fn pods_that_find_no_node_are_not_joined_by_more() {
     let mut scene = Scene::new(serde_json::json!({})).demand(2);
     let hash = scene.hash();

@@ -133,6 +133,8 @@ fn a_pool_is_ready_with_the_workers_it_always_has() {
 fn a_pool_that_may_be_empty_is_ready_empty_unless_it_is_to_be_warm() {
     let empty = stated(&observed(json!({"minReplicas": 0})));
     assert_eq!(said(&empty, READY).1, "ScaledToZero");
+    let pinned = stated(&observed(json!({"minReplicas": 0, "replicas": 0})));
+    assert_eq!(said(&pinned, READY).1, "PinnedToZero");
     let warm = stated(&observed(json!({"minReplicas": 0, "warmReplicas": 1})));
     assert_eq!(said(&warm, READY).0, "False");
 }

@@ -1,5 +1,7 @@
 //! Workers whose place another one takes: first that one, then they go.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -21,6 +23,55 @@ fn a_new_template_rolls_with_surge_and_never_below_the_size() {
     let plan = scene.visit(2);
     assert_eq!(plan.drain.len(), 1);
     assert!(plan.create.is_empty(), "the old one is still there");
+}
+
+#[test]
+fn without_room_for_another_pod_a_quarter_of_four_or_more_makes_room() {
+    for (size, uids) in [(4, &["a", "b", "c", "d"][..]), (3, &["a", "b", "c"])] {
+        for is_refused in [false, true] {
+            let mut scene = Scene::new(serde_json::json!({"replicas": size}));
+            for uid in uids {
+                scene.add(uid, "old", u32::from(*uid != "b"));
+            }
+            if is_refused {
+                scene.memory.refused.fail(at(100), "quota".into(), 1);
+            } else {
+                let hash = scene.hash();
+                scene.add("new", &hash, 0);
+                let pod = scene.pod("new");
+                (pod.scheduled, pod.ready) = (false, false);
+                pod.unschedulable = Some((at(0), "Insufficient memory".into()));
+            }
+            let expected: &[&str] = if size == 4 { &["b"] } else { &[] };
+            assert_eq!(scene.visit(100).drain, expected, "{size} {is_refused}");
+            assert!(scene.visit(101).drain.is_empty(), "no more than a quarter");
+        }
+    }
+    let mut scene = Scene::new(serde_json::json!({"replicas": 4}));
+    let hash = scene.hash();
+    for uid in ["a", "b", "c", "d"] {
+        scene.add(uid, &hash, 0);
+        scene.pod(uid).node_going = true;
+    }
+    scene.memory.refused.fail(at(0), "quota".into(), 1);
+    assert!(scene.visit(0).drain.is_empty(), "nothing can use that room");
+}
+
+#[test]
+fn a_new_leader_in_the_middle_of_a_roll_takes_the_surge_for_no_size() {
+    let mut scene = Scene::new(serde_json::json!({"maxReplicas": 20}));
+    let hash = scene.hash();
+    for uid in ["a", "b", "c", "d"] {
+        scene.add(uid, "old", 2);
+    }
+    scene.add("e", &hash, 0);
+    let pool = Arc::make_mut(&mut scene.o.pool);
+    pool.status = Some(crate::api::WorkerPoolStatus {
+        desired_replicas: 4,
+        ..Default::default()
+    });
+    let plan = scene.visit(0);
+    assert_eq!(plan.decision.size, 4, "{}", plan.decision.reason);
 }
 
 #[test]
