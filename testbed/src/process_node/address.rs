@@ -4,7 +4,7 @@
 //! Without root the blocks lie in 127.0.0.0/8, where that is so from the start. Kubernetes refuses
 //! such addresses in EndpointSlices: pods can then be called directly, but not through a Service.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Command, Output};
@@ -110,6 +110,14 @@ impl Drop for Block {
                 tracing::warn!("{error:#}");
             }
         }
+    }
+}
+
+/// Keeps the block of an address free for as long as the answer is held; none if a node has it.
+pub fn keep_free(address: IpAddr) -> Option<UnixListener> {
+    match address {
+        IpAddr::V4(address) => lease(address.octets()[2]),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -63,6 +63,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::access::ApiAccess;
 use self::address::Block;
+pub use self::address::keep_free;
 use self::events::Events;
 use self::kubelet::Kubelet;
 pub use self::node::LABEL;
