@@ -209,6 +209,38 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_attempt_that_counts_goes_on_while_one_of_the_same_task_is_lost() {
+    let redis = durable().await;
+    let fixture = Fixture::on(&redis).await;
+    let model = Upstream::start(|received| {
+        if received.number == 1 {
+            return vec![Step::Hang];
+        }
+        let mut steps = vec![Step::Pause(Duration::from_secs(1))];
+        steps.extend(says(&["new"]));
+        steps
+    })
+    .await;
+    fixture.persona("helper", model.base_url()).await;
+    let _worker = fixture.worker("a").await;
+    let task = fixture.ask("helper", false).await;
+    model.until("asked", |counts| counts.open == 1).await;
+    fixture.redis(&redis::cmd("FLUSHALL")).await;
+    fixture.install().await;
+    fixture.persona("helper", model.base_url()).await;
+    fixture.ask_again(&task, "helper", false).await;
+    model
+        .until("asked again", |counts| counts.requests == 2)
+        .await;
+    // A reason to renew: both attempts are named.
+    fixture.queue.drain("a", true).await.expect("drains");
+    model.until("hung up", |counts| counts.given_up == 1).await;
+    let outcome = fixture.outcome(&task).await;
+    assert_eq!(outcome.content.as_deref(), Some("new"));
+    assert_eq!(model.counts().requests, 2);
+}
+
+#[tokio::test]
 async fn a_changed_password_is_read_again_from_its_file() {
     let redis = durable().await;
     let fixture = Fixture::on(&redis).await;
