@@ -230,17 +230,49 @@ impl NamespaceQueue {
         task: &str,
         from: Option<&str>,
     ) -> Result<Option<TaskOutput>, QueueError> {
+        self.read_output(task, from, None).await
+    }
+
+    /// As [`NamespaceQueue::output`], of at most `most` entries. A full page may have others after it:
+    /// the outcome comes with the first that is not full.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn output_page(
+        &self,
+        task: &str,
+        from: Option<&str>,
+        most: usize,
+    ) -> Result<Option<TaskOutput>, QueueError> {
+        let mut output = self.read_output(task, from, Some(most)).await?;
+        if let Some(output) = &mut output
+            && output.entries.len() >= most
+        {
+            output.outcome = None;
+        }
+        Ok(output)
+    }
+
+    async fn read_output(
+        &self,
+        task: &str,
+        from: Option<&str>,
+        most: Option<usize>,
+    ) -> Result<Option<TaskOutput>, QueueError> {
         let after = from.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         // State first: what is ended when it is read has all its entries when they are read.
-        let (fields, entries): (Fields, Entries) = redis::pipe()
-            .cmd("HMGET")
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET")
             .arg(self.keys.task(task))
             .arg(&["state", "attempts", "outcome"])
             .cmd("XRANGE")
             .arg(self.keys.output(task))
-            .arg(&[after.as_str(), "+"])
-            .query_async(&mut self.queue.manager())
-            .await?;
+            .arg(&[after.as_str(), "+"]);
+        if let Some(most) = most {
+            pipe.arg("COUNT").arg(most);
+        }
+        let (fields, entries): (Fields, Entries) =
+            pipe.query_async(&mut self.queue.manager()).await?;
         let (Some(word), attempts, outcome) = fields else {
             return Ok(None);
         };

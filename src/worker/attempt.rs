@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use super::answer::{Answer, completed};
+use super::answer::{Answer, MOST_ANSWER, completed, size};
 use super::configs::Found;
 use super::emitter::Stream;
 use super::roster::{Stop, Ticket};
@@ -26,6 +26,7 @@ pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
     let mut attempt = Attempt {
         began: Instant::now(),
         first_token: false,
+        said: 0,
         whole: Answer::default(),
         stream: taken.stream.then(|| context.emitter.open(&taken)),
         context: &context,
@@ -65,6 +66,8 @@ struct Attempt<'a> {
     taken: &'a Taken,
     began: Instant,
     first_token: bool,
+    /// Bytes of the answer so far.
+    said: usize,
     /// The answer of a task that does not stream.
     whole: Answer,
     stream: Option<Stream>,
@@ -217,7 +220,7 @@ impl Attempt<'_> {
                 self.context.adapters.answers(config);
             }
             match event? {
-                Event::Delta(delta) => self.piece(delta).await,
+                Event::Delta(delta) => self.piece(delta).await?,
                 Event::End(end) => return Ok(end),
             }
         }
@@ -225,7 +228,14 @@ impl Attempt<'_> {
         Err(ProviderError::Truncated("an end"))
     }
 
-    async fn piece(&mut self, delta: Delta) {
+    async fn piece(&mut self, delta: Delta) -> Result<(), ProviderError> {
+        self.said += size(&delta);
+        if self.said > MOST_ANSWER {
+            return Err(ProviderError::TooLarge {
+                what: "text and tool calls",
+                limit: MOST_ANSWER,
+            });
+        }
         if !self.first_token {
             self.first_token = true;
             self.context.metrics.first_token(self.began.elapsed());
@@ -234,6 +244,7 @@ impl Attempt<'_> {
             Some(stream) => stream.push(delta).await,
             None => self.whole.push(delta),
         }
+        Ok(())
     }
 
     /// Tells the queue, until it has heard or the lease is over: then the task is someone else's, or

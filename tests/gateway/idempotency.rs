@@ -73,6 +73,26 @@ async fn streamed_answer_is_given_again_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn long_stream_is_given_again_whole() {
+    let stage = Stage::start().await;
+    let worker = stage.worker().await;
+    let body = chat(PERSONA, json!({"stream": true}));
+    let first = keyed(&stage, KEY, &body);
+    let job = worker.take().await;
+    let mut story = String::new();
+    // Several pages, and the last one full.
+    for number in 0..96 {
+        let word = format!("{number} ");
+        job.say(&word).await;
+        story.push_str(&word);
+    }
+    job.end().await;
+    assert_eq!(ends_well(Events::of(answer_of(first).await)).await, story);
+    let second = Events::of(answer_of(keyed(&stage, KEY, &body)).await);
+    assert_eq!(ends_well(second).await, story);
+}
+
+#[tokio::test]
 async fn another_request_with_the_same_key_is_422() {
     let stage = Stage::start().await;
     let worker = stage.worker().await;
