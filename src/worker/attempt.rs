@@ -20,6 +20,10 @@ use crate::queue::listen::pause;
 use crate::queue::task::{OutcomeKind, TaskError, code};
 use crate::queue::work::{Fenced, LEASE, Taken};
 
+/// How long the end of a task is kept for a queue that is away. Its lease does not end meanwhile: leases are
+/// reaped only after a full lease of contact, and renewed as soon as the queue is back.
+const KEPT: Duration = Duration::from_secs(600);
+
 /// Runs a task. Its slot is free again when the queue knows the end, or does not want to.
 pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
     context.metrics.waited(taken.waited);
@@ -247,8 +251,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Tells the queue, until it has heard or the lease is over: then the task is someone else's, or
-    /// will be. Answers whether it was accepted.
+    /// Tells the queue, until it has heard; an outage that lasts too long ends that. Answers whether it
+    /// was accepted.
     async fn tell(&self, verdict: &Verdict) -> bool {
         let telling = async {
             if let (Verdict::Finish(_), Some(stream)) = (verdict, &self.stream) {
@@ -256,7 +260,7 @@ impl Attempt<'_> {
             }
             self.hand_in(verdict).await
         };
-        match timeout(LEASE, telling).await {
+        match timeout(KEPT, telling).await {
             Ok(answer) => answer == Fenced::Accepted,
             Err(_) => {
                 tracing::warn!(
@@ -271,6 +275,7 @@ impl Attempt<'_> {
     async fn hand_in(&self, verdict: &Verdict) -> Fenced {
         let (task, fence) = (&self.taken.task, &self.taken.fence);
         let mut failures = 0;
+        let began = Instant::now();
         loop {
             let queue = self.context.link.queue();
             let result = match verdict {
@@ -280,8 +285,11 @@ impl Attempt<'_> {
                 }
             };
             self.context.link.note(&result);
-            if let Ok(answer) = result {
-                return answer;
+            match result {
+                Ok(answer) => return answer,
+                // The queue is there and does not take it: the lease will end.
+                Err(error) if !error.is_of_all() && began.elapsed() > LEASE => return Fenced::Lost,
+                Err(_) => {}
             }
             failures += 1;
             sleep(pause(BACKOFF, failures)).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use persona_operator::queue::access::{MasterKey, namespace_user};
 use persona_operator::queue::submit::TaskState;
 use persona_operator::queue::task::OutcomeKind;
+use persona_operator::queue::work::LEASE;
 use testbed::{Redis, RedisOptions};
 
 use crate::fixture::{Fixture, NAMESPACE, answered, eventually};
@@ -74,6 +75,32 @@ async fn tasks_run_on_while_redis_is_away_and_their_answers_are_whole() {
     .await;
     let next = fixture.ask("helper", false).await;
     assert_eq!(fixture.outcome(&next).await.outcome, OutcomeKind::Completed);
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_in_a_long_outage_is_handed_in_after_it() {
+    let redis = durable().await;
+    let fixture = Fixture::on(&redis).await;
+    let model = Upstream::always(slow_story()).await;
+    fixture.persona("helper", model.base_url()).await;
+    let _worker = fixture.worker("a").await;
+    let (streamed, whole) = (
+        fixture.ask("helper", true).await,
+        fixture.ask("helper", false).await,
+    );
+    model.until("asked", |counts| counts.requests == 2).await;
+    redis.stop().await.expect("stops");
+    model.until("answered", |counts| counts.open == 0).await;
+    // Longer than a lease.
+    tokio::time::sleep(LEASE + Duration::from_secs(3)).await;
+    redis.restart().await.expect("starts");
+    for task in [&streamed, &whole] {
+        let outcome = fixture.outcome(task).await;
+        assert_eq!(outcome.outcome, OutcomeKind::Completed, "{outcome:?}");
+    }
+    assert_eq!(fixture.text(&streamed).await, story());
+    assert_eq!(fixture.outcome(&whole).await.content, Some(story()));
+    assert_eq!(model.counts().requests, 2);
 }
 
 #[tokio::test]
