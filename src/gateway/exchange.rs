@@ -305,6 +305,9 @@ impl Exchange {
             stream: self.task.stream,
             gateway: Some(&self.context.gateway),
             resubmit,
+            // The client was told to try again: what it was told is no answer to that. This request's own
+            // failure is.
+            anew: self.task.keyed && !resubmit,
             retention,
             ..Enqueue::new(
                 &self.task.address.persona,

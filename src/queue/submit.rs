@@ -29,6 +29,9 @@ pub struct Enqueue<'a> {
     pub gateway: Option<&'a str>,
     /// Enqueued before and lost with Redis' data: the length limit does not apply.
     pub resubmit: bool,
+    /// A known task that ended in a passing failure (429, 5xx) runs again, as if it were not known. Others
+    /// that had ended are duplicates.
+    pub anew: bool,
     /// How long the outcome can be read after the end.
     pub retention: Duration,
 }
@@ -45,6 +48,7 @@ impl<'a> Enqueue<'a> {
             stream: false,
             gateway: None,
             resubmit: false,
+            anew: false,
             retention: Duration::from_secs(60),
         }
     }
@@ -152,7 +156,8 @@ impl NamespaceQueue {
                     .map_or_else(String::new, |id| gateway_slot(id).to_string()),
             )
             .arg(u8::from(task.resubmit))
-            .arg(millis(task.retention).max(1));
+            .arg(millis(task.retention).max(1))
+            .arg(u8::from(task.anew));
         let mut reply = match self.reply("enqueue", &cmd).await {
             // Above maxmemory Redis refuses the call itself.
             Err(QueueError::OutOfMemory(_)) => return Ok(EnqueueAnswer::OutOfMemory),
