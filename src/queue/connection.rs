@@ -63,6 +63,12 @@ impl Connection {
         lock(&self.shared.current)
     }
 
+    /// The server has said that it is a replica, in an answer that is no error.
+    pub(super) fn found_a_replica(&self) {
+        let number = self.current().0;
+        self.judge(number, Some(Useless::Replica));
+    }
+
     /// Of several calls that found a manager useless, the first replaces it.
     fn judge(&self, number: u64, found: Option<Useless>) {
         let Some(why) = found else {

@@ -101,7 +101,9 @@ async fn a_master_that_became_a_replica_is_left_for_the_one_its_address_leads_to
     let (old, new) = (redis().await, redis().await);
     let address = Address::of(&old).await;
     let queue = address.queue(&old);
-    queue.install(CLUSTER).await.expect("installed");
+    let controller = address.queue(&old);
+    controller.install(CLUSTER).await.expect("installed");
+    queue.ping().await.expect("an answer");
     let set = |redis: &Redis, words: &'static [&'static str]| {
         let client = redis::Client::open(redis.url()).expect("a URL");
         async move {
@@ -130,7 +132,13 @@ async fn a_master_that_became_a_replica_is_left_for_the_one_its_address_leads_to
     let ns = queue.namespace("team").expect("a name");
     let error = ns.open("pool").await.expect_err("a replica");
     assert!(matches!(error, QueueError::Unreachable(_)), "{error}");
+    let refused = async || {
+        let installed = controller.install(CLUSTER).await.expect("an answer");
+        installed.findings.iter().any(|finding| finding.fatal)
+    };
+    assert!(refused().await, "it is a replica");
     address.lead_to(&new);
+    until(async || !refused().await).await;
     until(async || ns.open("pool").await.is_ok()).await;
     let there = direct.namespace("team").expect("a name");
     assert_eq!(there.pools().await.expect("an answer"), ["pool"]);
