@@ -25,6 +25,8 @@ use crate::queue::{NamespaceQueue, QueueError};
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// The same, for a task whose results another gateway is told.
 const POLL_EVERY: Duration = Duration::from_millis(200);
+/// Entries of the output that are read at once: of a client that reads slowly no more than that is held.
+const PAGE: usize = 32;
 /// How long the controller may take to publish a persona again after a loss of data.
 const REPUBLISHED: Duration = Duration::from_secs(120);
 /// How long an outcome stays readable; with an Idempotency-Key the client may come back for it.
@@ -223,7 +225,8 @@ impl Exchange {
         // in time (a failover, a lost second of the append-only file), and another attempt may run.
         let sent = self.read_to.as_deref().filter(|_| self.forwarded);
         let from = sent.map(entry::before).or_else(|| self.read_to.clone());
-        let output = self.queue.output(&self.task.id, from.as_deref());
+        let id = &self.task.id;
+        let output = self.queue.output_page(id, from.as_deref(), PAGE);
         match output.await {
             Ok(Some(output))
                 if sent.is_some() && output.entries.first().map(|e| e.0.as_str()) != sent =>
@@ -231,7 +234,7 @@ impl Exchange {
                 self.fail(refusal::interrupted());
             }
             Ok(Some(output)) => {
-                self.behind = false;
+                self.behind = output.entries.len() >= PAGE;
                 self.failures = 0;
                 self.absorb(output);
             }
@@ -302,6 +305,9 @@ impl Exchange {
             stream: self.task.stream,
             gateway: Some(&self.context.gateway),
             resubmit,
+            // The client was told to try again: what it was told is no answer to that. This request's own
+            // failure is.
+            anew: self.task.keyed && !resubmit,
             retention,
             ..Enqueue::new(
                 &self.task.address.persona,

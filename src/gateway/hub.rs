@@ -1,7 +1,8 @@
 //! Who waits for which task: results from the gateway's one subscription go to bounded inboxes.
 //!
 //! An inbox that runs over (a slow client), and every inbox after the subscription broke, is emptied
-//! and told to catch up from the task's output in Redis. So memory is bounded and nothing is lost.
+//! and told to catch up from the task's output in Redis, page by page. So memory is bounded and nothing
+//! is lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -70,11 +70,20 @@ const ROLES: &[&str] = &[
     "user",
 ];
 
+/// Deepest nesting of a body. The parsers of gateway, worker and model servers have limits of their own
+/// (127 levels here), and on its way to them a request gets deeper by a few.
+const MOST_LEVELS: usize = 100;
+/// Most values of a body, at about 700 bytes of memory each while it is read, in the gateway and in the
+/// worker. A conversation of 10,000 messages has 40,000.
+const MOST_VALUES: usize = 50_000;
+
 /// Reads a request body.
 ///
 /// # Errors
-/// 400 with the name of the field that is missing, of a wrong type, or not served.
+/// 400 with the name of the field that is missing, of a wrong type, or not served; 400 for a body that is
+/// nested too deeply or has too many values.
 pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
+    check_shape(body)?;
     let value: Value = serde_json::from_slice(body).map_err(|e| {
         let message = format!("the body is not valid JSON: {e}");
         ApiError::new(400, "invalid_json", message)
@@ -115,6 +124,37 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, ApiError> {
         include_usage,
         body: value,
     })
+}
+
+/// Counts before anything is parsed: what a value takes in memory has little to do with its text.
+fn check_shape(body: &[u8]) -> Result<(), ApiError> {
+    let (mut depth, mut values) = (0_usize, 0);
+    let (mut in_text, mut escaped) = (false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => (depth, values) = (depth + 1, values + 1),
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => values += 1,
+            _ => {}
+        }
+        if depth > MOST_LEVELS {
+            let message = format!(
+                "the body is nested more than {MOST_LEVELS} levels deep; send a flatter one"
+            );
+            return Err(ApiError::new(400, "invalid_json", message));
+        }
+        if values > MOST_VALUES {
+            let message = format!(
+                "the body has more than {MOST_VALUES} values; send fewer, or long texts instead of lists"
+            );
+            return Err(ApiError::new(400, "too_many_values", message));
+        }
+    }
+    Ok(())
 }
 
 fn required<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a Value, ApiError> {
@@ -297,6 +337,34 @@ mod tests {
             error.message,
             "invalid type for `temperature`: expected a number, but got a string"
         );
+    }
+
+    #[test]
+    fn a_body_is_neither_nested_too_deeply_nor_of_too_many_values() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            let value = serde_json::from_str(&format!("{open}{close}")).expect("JSON");
+            with("x", value)
+        };
+        // The object around it is a level, too.
+        assert!(nested(MOST_LEVELS - 1).is_ok());
+        let error = nested(MOST_LEVELS).expect_err("too deep");
+        assert_eq!((error.status, error.code.as_str()), (400, "invalid_json"));
+        assert!(error.message.contains("100 levels"), "{}", error.message);
+        let objects = |count: usize| with("x", json!(vec![json!({"": 0}); count]));
+        assert!(objects(MOST_VALUES / 2 - 10).is_ok());
+        let error = objects(MOST_VALUES / 2).expect_err("too many");
+        assert_eq!(
+            (error.status, error.code.as_str()),
+            (400, "too_many_values")
+        );
+    }
+
+    #[test]
+    fn what_looks_like_values_in_a_text_is_text() {
+        let text = r#"\",[{"#.repeat(MOST_VALUES);
+        let request = with("messages", json!([{"role": "user", "content": text}]));
+        assert!(request.is_ok());
     }
 
     #[test]

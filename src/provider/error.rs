@@ -89,7 +89,7 @@ pub enum ProviderError {
     /// A line or an answer beyond the limits.
     #[error("the provider's answer has {what} of more than {limit} bytes")]
     TooLarge {
-        /// `a line` or `a body`.
+        /// `a line`, `a body`, or `text and tool calls`.
         what: &'static str,
         /// The limit.
         limit: usize,

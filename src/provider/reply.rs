@@ -156,12 +156,15 @@ impl<D: Decoder> Exchange<D> {
         if let Some(credential) = self.authorization.take() {
             headers.insert(reqwest::header::AUTHORIZATION, bearer(&credential)?);
         }
-        let body = serde_json::to_vec(&request.body)
+        let Request { url, body: values } = request;
+        let body = serde_json::to_vec(&values)
             .map_err(|error| ProviderError::Malformed(error.to_string()))?;
+        // Many times its text in memory, and the answer may take minutes.
+        drop(values);
         let sending = self
             .http
             .client
-            .post(&request.url)
+            .post(&url)
             .headers(headers)
             .body(body)
             .send();

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::ConnectionManagerConfig;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, Cmd, IntoConnectionInfo, Value};
 
 use super::QueueError;
@@ -78,7 +79,8 @@ impl Queue {
         if let Some(password) = &options.password {
             settings = settings.set_password(password);
         }
-        let client = Client::open(info.set_redis_settings(settings))?;
+        let info = info.set_redis_settings(settings);
+        let client = Client::open(info.set_tcp_settings(tcp_settings(options.timeout)))?;
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(2)
             .set_min_delay(Duration::from_millis(20))
@@ -150,6 +152,21 @@ impl Queue {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         CALLS.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// A connection whose other end is gone without a word breaks after about twice the patience, also while
+/// nobody asks anything.
+fn tcp_settings(patience: Duration) -> TcpSettings {
+    // The system counts whole seconds, and refuses none.
+    let patience = patience.max(Duration::from_secs(2));
+    let keepalive = TcpKeepalive::new()
+        .with_time(patience)
+        .with_interval(patience / 2)
+        .with_retries(2);
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(keepalive)
+        .set_user_timeout(patience * 2)
 }
 
 /// The queue of one namespace. Cheap to clone.

@@ -86,7 +86,8 @@ pub struct Heartbeat<'a> {
 /// Answer to [`NamespaceQueue::renew`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
-    /// Tasks that are not this worker's any more: stop them, their output is refused.
+    /// Fences of attempts that are not this worker's any more: stop them, their output is refused.
+    /// Another attempt of the same task may be.
     pub lost: Vec<String>,
     /// The worker is to take nothing new.
     pub draining: bool,
@@ -126,10 +127,20 @@ impl NamespaceQueue {
         if reply.text()? == "superseded" {
             return Err(QueueError::Superseded);
         }
+        let draining = reply.flag()?;
+        let tasks: Vec<String> = reply.list()?.rest()?;
+        let duties = duties("renew", &reply.text()?)?;
+        // The functions of before tell the tasks only.
+        let lost = if reply.is_empty() {
+            let of_lost = heartbeat.leases.iter().filter(|(id, _)| tasks.contains(id));
+            of_lost.map(|(_, fence)| fence.clone()).collect()
+        } else {
+            reply.list()?.rest()?
+        };
         Ok(Renewed {
-            draining: reply.flag()?,
-            lost: reply.list()?.rest()?,
-            duties: duties("renew", &reply.text()?)?,
+            lost,
+            draining,
+            duties,
         })
     }
 

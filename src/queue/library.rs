@@ -60,6 +60,9 @@ pub fn source() -> String {
 /// The words of all findings that do not keep the queue from being used.
 pub const RISKS: [&str; 2] = ["Eviction", "NoAppendOnlyFile"];
 
+/// The word of the finding that the server is no master.
+const REPLICA: &str = "Replica";
+
 /// Something about Redis that puts tasks at risk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -99,6 +102,10 @@ impl Queue {
             ),
         };
         if installed.findings.iter().any(|finding| finding.fatal) {
+            if installed.findings.iter().any(|f| f.reason == REPLICA) {
+                // Its address may lead to the new master by now.
+                self.manager().found_a_replica();
+            }
             return Ok(installed);
         }
         self.claim_prefix(cluster_id).await?;
@@ -202,7 +209,7 @@ fn findings(info: &str) -> Vec<Finding> {
     }
     if field(info, "role") == "slave" {
         findings.push(Finding {
-            reason: "Replica",
+            reason: REPLICA,
             message: "this Redis is a replica: point the queue's URL at the master".into(),
             fatal: true,
         });

@@ -29,6 +29,9 @@ pub struct Enqueue<'a> {
     pub gateway: Option<&'a str>,
     /// Enqueued before and lost with Redis' data: the length limit does not apply.
     pub resubmit: bool,
+    /// A known task that ended in a passing failure (429, 5xx) runs again, as if it were not known. Others
+    /// that had ended are duplicates.
+    pub anew: bool,
     /// How long the outcome can be read after the end.
     pub retention: Duration,
 }
@@ -45,6 +48,7 @@ impl<'a> Enqueue<'a> {
             stream: false,
             gateway: None,
             resubmit: false,
+            anew: false,
             retention: Duration::from_secs(60),
         }
     }
@@ -152,7 +156,8 @@ impl NamespaceQueue {
                     .map_or_else(String::new, |id| gateway_slot(id).to_string()),
             )
             .arg(u8::from(task.resubmit))
-            .arg(millis(task.retention).max(1));
+            .arg(millis(task.retention).max(1))
+            .arg(u8::from(task.anew));
         let mut reply = match self.reply("enqueue", &cmd).await {
             // Above maxmemory Redis refuses the call itself.
             Err(QueueError::OutOfMemory(_)) => return Ok(EnqueueAnswer::OutOfMemory),
@@ -230,17 +235,49 @@ impl NamespaceQueue {
         task: &str,
         from: Option<&str>,
     ) -> Result<Option<TaskOutput>, QueueError> {
+        self.read_output(task, from, None).await
+    }
+
+    /// As [`NamespaceQueue::output`], of at most `most` entries. A full page may have others after it:
+    /// the outcome comes with the first that is not full.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn output_page(
+        &self,
+        task: &str,
+        from: Option<&str>,
+        most: usize,
+    ) -> Result<Option<TaskOutput>, QueueError> {
+        let mut output = self.read_output(task, from, Some(most)).await?;
+        if let Some(output) = &mut output
+            && output.entries.len() >= most
+        {
+            output.outcome = None;
+        }
+        Ok(output)
+    }
+
+    async fn read_output(
+        &self,
+        task: &str,
+        from: Option<&str>,
+        most: Option<usize>,
+    ) -> Result<Option<TaskOutput>, QueueError> {
         let after = from.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         // State first: what is ended when it is read has all its entries when they are read.
-        let (fields, entries): (Fields, Entries) = redis::pipe()
-            .cmd("HMGET")
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET")
             .arg(self.keys.task(task))
             .arg(&["state", "attempts", "outcome"])
             .cmd("XRANGE")
             .arg(self.keys.output(task))
-            .arg(&[after.as_str(), "+"])
-            .query_async(&mut self.queue.manager())
-            .await?;
+            .arg(&[after.as_str(), "+"]);
+        if let Some(most) = most {
+            pipe.arg("COUNT").arg(most);
+        }
+        let (fields, entries): (Fields, Entries) =
+            pipe.query_async(&mut self.queue.manager()).await?;
         let (Some(word), attempts, outcome) = fields else {
             return Ok(None);
         };

@@ -190,6 +190,8 @@ pub mod code {
     pub const CANCELLED: &str = "cancelled";
     /// No attempt is left.
     pub const DEAD: &str = "dead";
+    /// The worker handed in more than the queue takes.
+    pub const ANSWER_TOO_LARGE: &str = "answer_too_large";
     /// The persona was deleted.
     pub const PERSONA_DELETED: &str = "persona_deleted";
 }

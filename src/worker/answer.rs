@@ -90,6 +90,38 @@ pub fn completed(end: &End) -> Outcome {
     Outcome::completed(None, &end.finish_reason, usage)
 }
 
+/// Longest answer, in bytes as [`size`] counts: text, reasoning and tool calls together.
+pub const MOST_ANSWER: usize = 4 << 20;
+/// Least bytes that a value of a tool call counts: it takes many times that in memory.
+const VALUE: usize = 80;
+
+/// About the bytes of a piece on its way through the queue, as JSON.
+pub fn size(delta: &Delta) -> usize {
+    let calls = delta.tool_calls.iter();
+    let calls: usize = calls
+        .map(|call| call.to_string().len() + VALUE * values(call))
+        .sum();
+    text_size(&delta.content) + text_size(&delta.reasoning) + calls
+}
+
+fn text_size(text: &str) -> usize {
+    let escaped = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
+/// How many values it is made of. The parser bounds their depth.
+fn values(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(values).sum(),
+        Value::Object(fields) => fields.values().map(values).sum(),
+        _ => 0,
+    }
+}
+
 /// Appends a piece to chunks that wait to be sent: plain text to plain text, so that many small
 /// pieces travel as one.
 pub fn append(chunks: &mut Vec<Chunk>, delta: Delta) {
@@ -198,6 +230,17 @@ mod tests {
         ]));
         let outcome = answer.outcome(&end("tool_calls"));
         assert_eq!(outcome.tool_calls.len(), 2);
+    }
+
+    #[test]
+    fn a_piece_counts_as_it_travels_and_never_less() {
+        let texts = "plain \"quoted\" \\ \n\t\u{1}\u{8} ä";
+        let travels = |value: &Value| value.to_string().len();
+        assert!(size(&text(texts)) + 2 >= travels(&json!(texts)));
+        assert_eq!(size(&thought("abc")), 3);
+        let call = json!({"function": {"arguments": [{}, {}, {}]}});
+        // The call, its function, the list and what is in it.
+        assert_eq!(size(&calls(vec![call.clone()])), travels(&call) + 6 * VALUE);
     }
 
     #[test]

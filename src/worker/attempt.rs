@@ -7,7 +7,7 @@ use futures::StreamExt;
 use serde_json::{Map, Value};
 use tokio::time::{sleep, timeout};
 
-use super::answer::{Answer, completed};
+use super::answer::{Answer, MOST_ANSWER, completed, size};
 use super::configs::Found;
 use super::emitter::Stream;
 use super::roster::{Stop, Ticket};
@@ -20,12 +20,17 @@ use crate::queue::listen::pause;
 use crate::queue::task::{OutcomeKind, TaskError, code};
 use crate::queue::work::{Fenced, LEASE, Taken};
 
+/// How long the end of a task is kept for a queue that is away. Its lease does not end meanwhile: leases are
+/// reaped only after a full lease of contact, and renewed as soon as the queue is back.
+const KEPT: Duration = Duration::from_secs(600);
+
 /// Runs a task. Its slot is free again when the queue knows the end, or does not want to.
 pub async fn run(context: Arc<Context>, taken: Taken, mut ticket: Ticket) {
     context.metrics.waited(taken.waited);
     let mut attempt = Attempt {
         began: Instant::now(),
         first_token: false,
+        said: 0,
         whole: Answer::default(),
         stream: taken.stream.then(|| context.emitter.open(&taken)),
         context: &context,
@@ -65,6 +70,8 @@ struct Attempt<'a> {
     taken: &'a Taken,
     began: Instant,
     first_token: bool,
+    /// Bytes of the answer so far.
+    said: usize,
     /// The answer of a task that does not stream.
     whole: Answer,
     stream: Option<Stream>,
@@ -217,7 +224,7 @@ impl Attempt<'_> {
                 self.context.adapters.answers(config);
             }
             match event? {
-                Event::Delta(delta) => self.piece(delta).await,
+                Event::Delta(delta) => self.piece(delta).await?,
                 Event::End(end) => return Ok(end),
             }
         }
@@ -225,7 +232,14 @@ impl Attempt<'_> {
         Err(ProviderError::Truncated("an end"))
     }
 
-    async fn piece(&mut self, delta: Delta) {
+    async fn piece(&mut self, delta: Delta) -> Result<(), ProviderError> {
+        self.said += size(&delta);
+        if self.said > MOST_ANSWER {
+            return Err(ProviderError::TooLarge {
+                what: "text and tool calls",
+                limit: MOST_ANSWER,
+            });
+        }
         if !self.first_token {
             self.first_token = true;
             self.context.metrics.first_token(self.began.elapsed());
@@ -234,10 +248,11 @@ impl Attempt<'_> {
             Some(stream) => stream.push(delta).await,
             None => self.whole.push(delta),
         }
+        Ok(())
     }
 
-    /// Tells the queue, until it has heard or the lease is over: then the task is someone else's, or
-    /// will be. Answers whether it was accepted.
+    /// Tells the queue, until it has heard; an outage that lasts too long ends that. Answers whether it
+    /// was accepted.
     async fn tell(&self, verdict: &Verdict) -> bool {
         let telling = async {
             if let (Verdict::Finish(_), Some(stream)) = (verdict, &self.stream) {
@@ -245,7 +260,7 @@ impl Attempt<'_> {
             }
             self.hand_in(verdict).await
         };
-        match timeout(LEASE, telling).await {
+        match timeout(KEPT, telling).await {
             Ok(answer) => answer == Fenced::Accepted,
             Err(_) => {
                 tracing::warn!(
@@ -260,6 +275,7 @@ impl Attempt<'_> {
     async fn hand_in(&self, verdict: &Verdict) -> Fenced {
         let (task, fence) = (&self.taken.task, &self.taken.fence);
         let mut failures = 0;
+        let began = Instant::now();
         loop {
             let queue = self.context.link.queue();
             let result = match verdict {
@@ -269,8 +285,11 @@ impl Attempt<'_> {
                 }
             };
             self.context.link.note(&result);
-            if let Ok(answer) = result {
-                return answer;
+            match result {
+                Ok(answer) => return answer,
+                // The queue is there and does not take it: the lease will end.
+                Err(error) if !error.is_of_all() && began.elapsed() > LEASE => return Fenced::Lost,
+                Err(_) => {}
             }
             failures += 1;
             sleep(pause(BACKOFF, failures)).await;

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::BACKOFF;
-use super::answer::append;
+use super::answer::{append, size};
 use super::link::Link;
 use super::roster::{Roster, Stop};
 use crate::lock::lock;
@@ -238,13 +238,4 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.emitter.lock().remove(&self.fence);
     }
-}
-
-fn size(delta: &Delta) -> usize {
-    let calls: usize = delta
-        .tool_calls
-        .iter()
-        .map(|call| call.to_string().len())
-        .sum();
-    delta.content.len() + delta.reasoning.len() + calls
 }

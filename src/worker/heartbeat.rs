@@ -100,10 +100,8 @@ async fn renew(context: &Context) -> Result<Renewal, QueueError> {
         .await;
     context.link.note(&result);
     let renewed = result?;
-    for (task, fence) in &leases {
-        if renewed.lost.contains(task) {
-            context.roster.stop(fence, Stop::Lost);
-        }
+    for fence in &renewed.lost {
+        context.roster.stop(fence, Stop::Lost);
     }
     if let Some(duties) = renewed.duties {
         context.duties.send_if_modified(|known| {

@@ -11,6 +11,9 @@ use crate::queue::work::ReleaseReason;
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
 /// Pause after a 429 that names none.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Pause after a 429 that names a shorter one, such as `Retry-After: 0` or a date that has passed by
+/// this machine's clock: it burns no attempt, so nothing else would keep it from being asked in a loop.
+const LEAST: Duration = Duration::from_secs(1);
 
 /// What to tell the queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,12 +65,15 @@ impl Verdict {
             Retry::Never => None,
             Retry::RateLimit { after } => Some((
                 ReleaseReason::RateLimited,
-                after.unwrap_or_else(|| now.spread(PATIENCE)),
+                match after {
+                    Some(after) => after.max(now.spread(LEAST)),
+                    None => now.spread(PATIENCE),
+                },
             )),
             Retry::Attempt { after } => (now.attempt < now.max_attempts).then(|| {
                 (
                     ReleaseReason::Failed,
-                    after.unwrap_or_else(|| now.backoff()),
+                    after.unwrap_or_default().max(now.backoff()),
                 )
             }),
         };
@@ -154,6 +160,23 @@ mod tests {
         assert_eq!(
             Verdict::on(&limited(None), NOW),
             released(ReleaseReason::RateLimited, 2000)
+        );
+    }
+
+    #[test]
+    fn a_provider_that_wants_to_be_asked_again_at_once_is_not() {
+        assert_eq!(
+            Verdict::on(&limited(Some(0)), NOW),
+            released(ReleaseReason::RateLimited, 1000)
+        );
+        let busy = ProviderError::Failed {
+            status: 503,
+            message: "busy".into(),
+            retry_after: Some(Duration::ZERO),
+        };
+        assert_eq!(
+            Verdict::on(&busy, NOW),
+            released(ReleaseReason::Failed, 250)
         );
     }
 

@@ -1,12 +1,13 @@
 //! The header `Idempotency-Key`.
 
+use persona_operator::queue::task::{Outcome, OutcomeKind, TaskError};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::stage::{
     KEY, NAMESPACE, PERSONA, Stage, answer_of, chat, error_of, eventually, spawn, write_key,
 };
-use crate::stream::{Events, ends_well};
+use crate::stream::{Events, ends_in_error, ends_well};
 
 fn keyed(stage: &Stage, who: &str, body: &Value) -> JoinHandle<reqwest::Response> {
     spawn(stage.ask_as(who, body).header("idempotency-key", "order-1"))
@@ -70,6 +71,86 @@ async fn streamed_answer_is_given_again_from_its_beginning() {
     assert_eq!(ends_well(second).await, "Once only");
     let third = Events::of(answer_of(keyed(&stage, KEY, &body)).await);
     assert_eq!(ends_well(third).await, "Once only");
+}
+
+#[tokio::test]
+async fn long_stream_is_given_again_whole() {
+    let stage = Stage::start().await;
+    let worker = stage.worker().await;
+    let body = chat(PERSONA, json!({"stream": true}));
+    let first = keyed(&stage, KEY, &body);
+    let job = worker.take().await;
+    let mut story = String::new();
+    // Several pages, and the last one full.
+    for number in 0..96 {
+        let word = format!("{number} ");
+        job.say(&word).await;
+        story.push_str(&word);
+    }
+    job.end().await;
+    assert_eq!(ends_well(Events::of(answer_of(first).await)).await, story);
+    let second = Events::of(answer_of(keyed(&stage, KEY, &body)).await);
+    assert_eq!(ends_well(second).await, story);
+}
+
+fn failed(status: u16) -> Outcome {
+    Outcome::ended(
+        OutcomeKind::Failed,
+        TaskError {
+            code: "provider_failed".into(),
+            message: "the provider failed".into(),
+            http_status: status,
+            retry_after_ms: None,
+        },
+    )
+}
+
+#[tokio::test]
+async fn passing_failure_is_not_given_again_but_mended() {
+    let stage = Stage::start().await;
+    let worker = stage.worker().await;
+    let body = chat(PERSONA, json!({}));
+    for status in [503, 429] {
+        let first = keyed(&stage, KEY, &body);
+        worker.take().await.finish(&failed(status)).await;
+        error_of(answer_of(first).await, status, "provider_failed").await;
+    }
+    let again = keyed(&stage, KEY, &body);
+    worker.take().await.answer("there you are").await;
+    let answer = text(again).await;
+    assert_eq!(answer.1, "there you are");
+    assert_eq!(text(keyed(&stage, KEY, &body)).await, answer);
+}
+
+#[tokio::test]
+async fn stream_that_broke_off_begins_again_without_its_old_part() {
+    let stage = Stage::start().await;
+    let worker = stage.worker().await;
+    let body = chat(PERSONA, json!({"stream": true}));
+    let first = keyed(&stage, KEY, &body);
+    let job = worker.take().await;
+    job.say("Part").await;
+    let mut events = Events::of(answer_of(first).await);
+    events.data().await;
+    job.finish(&failed(502)).await;
+    ends_in_error(events, "provider_failed").await;
+    let again = keyed(&stage, KEY, &body);
+    let job = worker.take().await;
+    job.say("Whole").await;
+    job.end().await;
+    assert_eq!(ends_well(Events::of(answer_of(again).await)).await, "Whole");
+}
+
+#[tokio::test]
+async fn failure_that_would_come_again_is_given_again() {
+    let stage = Stage::start().await;
+    let worker = stage.worker().await;
+    let body = chat(PERSONA, json!({}));
+    let first = keyed(&stage, KEY, &body);
+    worker.take().await.finish(&failed(400)).await;
+    error_of(answer_of(first).await, 400, "provider_failed").await;
+    let again = answer_of(keyed(&stage, KEY, &body)).await;
+    error_of(again, 400, "provider_failed").await;
 }
 
 #[tokio::test]

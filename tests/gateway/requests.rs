@@ -62,6 +62,15 @@ async fn body_that_is_no_json_object_is_refused() {
 }
 
 #[tokio::test]
+async fn small_body_of_many_values_is_refused_before_it_takes_much_memory() {
+    let stage = Stage::start().await;
+    let values = vec![json!({"": 0}); 500_000];
+    let body = chat(PERSONA, json!({"x": values})).to_string();
+    assert!(body.len() < 4 << 20);
+    error_of(send(&stage, body).await, 400, "too_many_values").await;
+}
+
+#[tokio::test]
 async fn body_over_the_limit_is_refused_whether_announced_or_not() {
     let stage = Stage::with(&["--max-body-bytes", "100000"]).await;
     let large = chat(PERSONA, json!({"user": "x".repeat(4_000_000)})).to_string();

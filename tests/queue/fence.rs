@@ -39,7 +39,7 @@ pub async fn changes_nothing(q: &Fixture, zombie: &Worker, task: &Taken) {
         assert_eq!(released.expect("an answer"), Fenced::Lost);
     }
     let renewed = zombie.renew(&[task]).await.expect("an answer");
-    assert_eq!(renewed.lost, [task.task.as_str()]);
+    assert_eq!(renewed.lost, [task.fence.as_str()]);
     assert_eq!(zombie.try_finish(task).await, Fenced::Lost);
     assert_eq!(
         q.ns.output(&task.task, None).await.expect("an answer"),
@@ -105,7 +105,24 @@ async fn renew_says_which_of_several_tasks_are_lost() {
     let second = w.take_one().await;
     q.ns.cancel("t").await.expect("cancelled");
     let renewed = w.renew(&[&first, &second]).await.expect("an answer");
-    assert_eq!(renewed.lost, ["t"]);
+    assert_eq!(renewed.lost, [first.fence.as_str()]);
+    w.finish(&second).await;
+}
+
+#[tokio::test]
+async fn renew_tells_a_lost_attempt_from_the_valid_one_of_the_same_task() {
+    let q = fixture().await;
+    let w = q.unregistered("w", "pool", 4);
+    let first = taken_by(&q, &w).await;
+    w.release(&first, ReleaseReason::Shutdown, Duration::ZERO)
+        .await;
+    let second = w.take_one().await;
+    assert_eq!(
+        (&second.task, second.fence != first.fence),
+        (&first.task, true)
+    );
+    let renewed = w.renew(&[&first, &second]).await.expect("an answer");
+    assert_eq!(renewed.lost, [first.fence.as_str()]);
     w.finish(&second).await;
 }
 

@@ -21,6 +21,7 @@ mod order;
 mod output;
 mod property;
 mod quarantine;
+mod reconnect;
 mod recycling;
 mod registration;
 mod removal;

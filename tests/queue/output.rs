@@ -1,7 +1,7 @@
 //! Reading a task's output, from the beginning or from an entry's id.
 
 use persona_operator::queue::submit::{Enqueue, TaskState};
-use persona_operator::queue::task::{Chunk, OutcomeKind};
+use persona_operator::queue::task::{Chunk, Outcome, OutcomeKind, code};
 use persona_operator::queue::work::{Emission, Fenced};
 
 use crate::support::{PAYLOAD, fixture, persona};
@@ -43,6 +43,72 @@ async fn output_can_be_read_from_any_entry_on_and_after_the_end() {
     let end = read(Some(last)).await;
     assert_eq!((end.state, end.entries.len()), (TaskState::Ended, 0));
     assert_eq!(end.outcome.expect("ended").outcome, OutcomeKind::Completed);
+}
+
+#[tokio::test]
+async fn output_is_read_in_pages_and_the_outcome_comes_with_the_last() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p")).await;
+    q.submit(&Enqueue {
+        stream: true,
+        ..Enqueue::new("p", "t", PAYLOAD)
+    })
+    .await;
+    let w = q.worker("w", "pool", 1).await;
+    let task = w.take_one().await;
+    for number in 0..4 {
+        let chunks = [Chunk::text(number.to_string())];
+        q.ns.emit("t", &task.fence, &chunks).await.expect("out");
+    }
+    w.finish(&task).await;
+    let (mut from, mut texts) = (None::<String>, Vec::new());
+    for _ in 0..2 {
+        let page = q.ns.output_page("t", from.as_deref(), 2).await;
+        let page = page.expect("an answer").expect("known");
+        assert_eq!((page.entries.len(), page.outcome), (2, None));
+        for (id, chunks) in page.entries {
+            from = Some(id);
+            texts.extend(chunks.into_iter().map(|chunk| chunk.content));
+        }
+    }
+    assert_eq!(texts, ["0", "1", "2", "3"]);
+    let last = q.ns.output_page("t", from.as_deref(), 2).await;
+    let last = last.expect("an answer").expect("known");
+    assert!(last.entries.is_empty() && last.outcome.is_some());
+}
+
+#[tokio::test]
+async fn a_worker_that_says_too_much_is_not_heard() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p")).await;
+    let w = q.worker("w", "pool", 1).await;
+    q.enqueue("p", "whole").await;
+    let task = w.take_one().await;
+    let large = Outcome::completed(Some("x".repeat(6 << 20)), "stop", None);
+    let answer = q.ns.finish("whole", &task.fence, &large).await;
+    assert_eq!(answer.expect("an answer"), Fenced::Accepted);
+    let outcome = q.outcome("whole").await;
+    assert_eq!(outcome.outcome, OutcomeKind::Failed);
+    assert_eq!(
+        outcome.error.expect("an error").code,
+        code::ANSWER_TOO_LARGE
+    );
+    q.submit(&Enqueue {
+        stream: true,
+        ..Enqueue::new("p", "t", PAYLOAD)
+    })
+    .await;
+    let task = w.take_one().await;
+    let chunks = [Chunk::text("x".repeat(3 << 20))];
+    for _ in 0..5 {
+        let answer = q.ns.emit("t", &task.fence, &chunks).await;
+        assert_eq!(answer.expect("an answer"), Fenced::Accepted);
+    }
+    let answer = q.ns.emit("t", &task.fence, &chunks).await;
+    assert_eq!(answer.expect("an answer"), Fenced::Lost);
+    w.finish(&task).await;
 }
 
 #[tokio::test]

@@ -257,7 +257,7 @@ impl World {
                     run.over = false;
                 }
             } else {
-                lost.push(task.clone());
+                lost.push(fence.clone());
             }
         }
         assert_eq!(renewed.lost, lost);

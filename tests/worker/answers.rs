@@ -66,6 +66,33 @@ async fn a_streamed_answer_comes_in_pieces_and_only_once() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_too_large_fails_and_is_not_repeated() {
+    let fixture = Fixture::new().await;
+    let piece = "x".repeat(64 << 10);
+    let model = Upstream::always(says(&vec![piece.as_str(); 320])).await;
+    let persona = PersonaConfig {
+        max_attempts: 3,
+        ..openai(model.base_url())
+    };
+    fixture.persona_as("helper", persona).await;
+    let _worker = fixture.worker("a").await;
+    for stream in [false, true] {
+        let task = fixture.ask("helper", stream).await;
+        let outcome = fixture.outcome(&task).await;
+        assert_eq!(
+            (outcome.outcome, outcome.content),
+            (OutcomeKind::Failed, None)
+        );
+        let error = outcome.error.expect("an error");
+        assert_eq!(error.code, "provider_too_large");
+        assert!(error.message.contains("4194304 bytes"), "{}", error.message);
+        let streamed = fixture.text(&task).await.len();
+        assert!(streamed <= 4 << 20, "{streamed}");
+    }
+    assert_eq!(model.counts().requests, 2);
+}
+
+#[tokio::test]
 async fn many_small_pieces_travel_together() {
     let fixture = Fixture::new().await;
     let pieces = vec!["x"; 500];

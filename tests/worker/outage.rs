@@ -6,6 +6,7 @@ use std::time::Duration;
 use persona_operator::queue::access::{MasterKey, namespace_user};
 use persona_operator::queue::submit::TaskState;
 use persona_operator::queue::task::OutcomeKind;
+use persona_operator::queue::work::LEASE;
 use testbed::{Redis, RedisOptions};
 
 use crate::fixture::{Fixture, NAMESPACE, answered, eventually};
@@ -77,6 +78,32 @@ async fn tasks_run_on_while_redis_is_away_and_their_answers_are_whole() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_in_a_long_outage_is_handed_in_after_it() {
+    let redis = durable().await;
+    let fixture = Fixture::on(&redis).await;
+    let model = Upstream::always(slow_story()).await;
+    fixture.persona("helper", model.base_url()).await;
+    let _worker = fixture.worker("a").await;
+    let (streamed, whole) = (
+        fixture.ask("helper", true).await,
+        fixture.ask("helper", false).await,
+    );
+    model.until("asked", |counts| counts.requests == 2).await;
+    redis.stop().await.expect("stops");
+    model.until("answered", |counts| counts.open == 0).await;
+    // Longer than a lease.
+    tokio::time::sleep(LEASE + Duration::from_secs(3)).await;
+    redis.restart().await.expect("starts");
+    for task in [&streamed, &whole] {
+        let outcome = fixture.outcome(task).await;
+        assert_eq!(outcome.outcome, OutcomeKind::Completed, "{outcome:?}");
+    }
+    assert_eq!(fixture.text(&streamed).await, story());
+    assert_eq!(fixture.outcome(&whole).await.content, Some(story()));
+    assert_eq!(model.counts().requests, 2);
+}
+
+#[tokio::test]
 async fn chunks_whose_answer_was_lost_are_sent_again_and_not_doubled() {
     let redis = durable().await;
     let fixture = Fixture::on(&redis).await;
@@ -100,9 +127,15 @@ async fn chunks_whose_answer_was_lost_are_sent_again_and_not_doubled() {
 async fn a_stream_that_redis_cannot_take_is_held_up_and_not_held_in_memory() {
     let redis = durable().await;
     let fixture = Fixture::on(&redis).await;
+    // More on the wire than sockets hold, most of it comments: an answer may have 4 MiB.
     let piece = "x".repeat(64 << 10);
-    let pieces = vec![piece.as_str(); 300];
-    let model = Upstream::always(says(&pieces)).await;
+    let comment = format!(": {}\n\n", "x".repeat(400 << 10));
+    let mut steps = vec![stream_head("text/event-stream")];
+    for _ in 0..60 {
+        steps.extend([token(&piece), Step::Send(comment.clone())]);
+    }
+    steps.push(done());
+    let model = Upstream::always(steps).await;
     fixture.persona("helper", model.base_url()).await;
     let _worker = fixture.worker("a").await;
     redis.pause().expect("pauses");
@@ -119,7 +152,7 @@ async fn a_stream_that_redis_cannot_take_is_held_up_and_not_held_in_memory() {
     };
     let (task, ()) = tokio::join!(asking, resuming);
     assert_eq!(fixture.outcome(&task).await.outcome, OutcomeKind::Completed);
-    assert_eq!(fixture.text(&task).await.len(), 300 * (64 << 10));
+    assert_eq!(fixture.text(&task).await.len(), 60 * (64 << 10));
 }
 
 #[tokio::test]
@@ -206,6 +239,38 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
         })
         .await;
     assert_eq!(stats.slots, 2);
+}
+
+#[tokio::test]
+async fn the_attempt_that_counts_goes_on_while_one_of_the_same_task_is_lost() {
+    let redis = durable().await;
+    let fixture = Fixture::on(&redis).await;
+    let model = Upstream::start(|received| {
+        if received.number == 1 {
+            return vec![Step::Hang];
+        }
+        let mut steps = vec![Step::Pause(Duration::from_secs(1))];
+        steps.extend(says(&["new"]));
+        steps
+    })
+    .await;
+    fixture.persona("helper", model.base_url()).await;
+    let _worker = fixture.worker("a").await;
+    let task = fixture.ask("helper", false).await;
+    model.until("asked", |counts| counts.open == 1).await;
+    fixture.redis(&redis::cmd("FLUSHALL")).await;
+    fixture.install().await;
+    fixture.persona("helper", model.base_url()).await;
+    fixture.ask_again(&task, "helper", false).await;
+    model
+        .until("asked again", |counts| counts.requests == 2)
+        .await;
+    // A reason to renew: both attempts are named.
+    fixture.queue.drain("a", true).await.expect("drains");
+    model.until("hung up", |counts| counts.given_up == 1).await;
+    let outcome = fixture.outcome(&task).await;
+    assert_eq!(outcome.content.as_deref(), Some("new"));
+    assert_eq!(model.counts().requests, 2);
 }
 
 #[tokio::test]

@@ -117,6 +117,23 @@ async fn a_rate_limit_burns_no_attempt_and_holds_the_persona_off() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_of_no_time_is_no_loop() {
+    let limited = answer(429, "retry-after: 0\r\n", "");
+    let model = Upstream::always(limited).await;
+    let (fixture, _worker) = serving(&model, 1).await;
+    let task = fixture
+        .ask_as("helper", &crate::fixture::request(), |task| {
+            task.deadline = Duration::from_secs(3)
+        })
+        .await;
+    let error = fixture.outcome(&task).await.error.expect("an error");
+    assert_eq!(error.http_status, 429);
+    // A slow machine asks fewer times.
+    let asked = model.counts().requests;
+    assert!((2..10).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
 async fn a_rate_limit_beyond_the_deadline_is_the_outcome() {
     let limited = answer(
         429,

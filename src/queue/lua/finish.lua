@@ -6,10 +6,16 @@ local function finish(ns, a)
   local now = clock_ms()
   local p, orphan = persona_of(ns, t)
   stop(ns, t, p, now)
-  end_task(ns, t, a[3])
+  local too_large = #a[3] > MOST_OUTCOME
+  if too_large then
+    end_without(ns, t, 'failed', 'answer_too_large',
+      'the answer has more than ' .. MOST_OUTCOME .. ' bytes; ask for less', 502)
+  else
+    end_task(ns, t, a[3])
+  end
   if p then
     if not orphan then acquit(ns, t.persona, p) end
-    if a[4] == '1' and not orphan then
+    if a[4] == '1' and not too_large and not orphan then
       local service = now - t.taken_at
       p.completed = p.completed + 1
       p.wait_sum = p.wait_sum + t.taken_at - t.enqueued_at

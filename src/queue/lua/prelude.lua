@@ -18,6 +18,9 @@ local QUARANTINE_AFTER = 3         -- workers lost in a row to requests of a per
 local QUARANTINE_FIRST = 30000     -- ms of the first quarantine; each one more is twice as long
 local QUARANTINE_LONGEST = 1800000
 local DEAD_PAYLOAD = 65536    -- bytes of a payload that a dead letter keeps
+-- What one task may say, in bytes of JSON: its outcome, and all its chunks. Workers keep well below; one that
+-- does not must not fill Redis and the gateways. A subscriber of Redis is cut off at 32 MiB.
+local MOST_OUTCOME, MOST_OUTPUT = 5242880, 16777216
 local ENQUEUE_MARK, TAKE_MARK = 0.90, 0.95
 
 local call -- redis.call, which exists only once a function runs
