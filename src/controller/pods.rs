@@ -87,6 +87,13 @@ impl Pods {
         pools.any(|((of, _), pods)| of == namespace && !pods.is_empty())
     }
 
+    /// Whether a worker runs, by what is known of its pod.
+    pub fn runs(&self, namespace: &str, uid: &str) -> bool {
+        let index = self.lock();
+        let mut pools = index.pools.iter().filter(|((of, _), _)| of == namespace);
+        pools.any(|(_, pods)| pods.get(uid).is_some_and(|pod| worker_runs(pod)))
+    }
+
     /// From the answer to a pod's creation until it was Ready, if this process saw both: finer than the
     /// pod's own times, which are whole seconds.
     pub fn ready_after(&self, uid: &str) -> Option<Duration> {
@@ -190,8 +197,9 @@ impl Index {
             return;
         }
         let before = self.pools.get(&key).and_then(|pods| pods.get(&uid));
-        let ended = worker_ended(&pod);
-        if ended && !before.is_some_and(|before| worker_ended(before)) {
+        // One that ran once more between two events has ended once more.
+        let is_known = |before: &Pod| worker_ended(before) && restarts(before) >= restarts(&pod);
+        if worker_ended(&pod) && !before.is_some_and(|before| is_known(before)) {
             change.losses.push(Loss::Ended {
                 namespace: key.0.clone(),
                 uid,
@@ -279,22 +287,33 @@ pub fn server_status(pod: &Pod) -> Option<&ContainerStatus> {
     statuses.iter().find(|s| s.name == SERVER_CONTAINER)
 }
 
+/// How often the worker's container was started again.
+fn restarts(pod: &Pod) -> i32 {
+    worker_status(pod).map_or(0, |status| status.restart_count)
+}
+
+fn has_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// The worker process runs.
+fn worker_runs(pod: &Pod) -> bool {
+    let state = worker_status(pod).and_then(|status| status.state.as_ref());
+    !has_finished(pod) && state.is_some_and(|state| state.running.is_some())
+}
+
 /// The worker process has ended and no other has begun in its place.
 fn worker_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    if matches!(phase, Some("Failed" | "Succeeded")) {
+    if has_finished(pod) {
         return true;
     }
     let Some(status) = worker_status(pod) else {
         return false;
     };
-    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    let began = status.restart_count > 0
-        || status
-            .state
-            .as_ref()
-            .is_some_and(|s| s.terminated.is_some());
-    began && !running
+    let state = status.state.as_ref();
+    let began = status.restart_count > 0 || state.is_some_and(|s| s.terminated.is_some());
+    began && !worker_runs(pod)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod gate;
 mod gpus;
 mod harness;
 mod kills;
+mod late_word;
 mod leftovers;
 mod limits;
 mod metrics;

@@ -117,13 +117,18 @@ fn an_ended_worker_is_reported_once() {
     assert!(change.losses.is_empty(), "it has not begun");
     let ended = waiting(serde_json::json!({"terminated": {"exitCode": 137}}), 0);
     assert_eq!(pods.hear(Event::Apply(pod("a", 2, ended))).losses.len(), 1);
-    let backoff = waiting(
-        serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}}),
-        1,
-    );
-    assert!(
-        pods.hear(Event::Apply(pod("a", 3, backoff)))
-            .losses
-            .is_empty()
-    );
+    let backoff = |restarts| {
+        let reason = serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        waiting(reason, restarts)
+    };
+    let again = pods.hear(Event::Apply(pod("a", 3, backoff(0))));
+    assert!(again.losses.is_empty());
+    let running = serde_json::json!({"running": {}});
+    pods.hear(Event::Apply(pod("a", 4, waiting(running, 1))));
+    assert!(pods.runs("n", "a") && !pods.runs("m", "a"));
+    for (version, restarts, losses) in [(5, 1, 1), (6, 1, 0), (7, 2, 1)] {
+        let change = pods.hear(Event::Apply(pod("a", version, backoff(restarts))));
+        assert_eq!(change.losses.len(), losses, "restart {restarts}");
+    }
+    assert!(!pods.runs("n", "a"));
 }
