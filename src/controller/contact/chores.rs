@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::Phase;
+use crate::controller::metrics::NO_PHASE;
 use crate::controller::pods::Loss;
 use crate::controller::{Context, Error, persona};
 use crate::queue::fleet::{Reaped, Sweep};
@@ -128,7 +129,7 @@ pub async fn reap(cx: &Context, namespace: &str, limit: u32, seen_ms: u64) -> Re
 fn count(cx: &Context, namespace: &str, ended: &[(OutcomeKind, u64)]) {
     let topology = cx.stores.topology(namespace);
     let phase = topology.and_then(|t| t.status.as_ref()?.phase);
-    let phase = phase.map_or("Own", Phase::as_str);
+    let phase = phase.map_or(NO_PHASE, Phase::as_str);
     for (outcome, count) in ended {
         cx.metrics
             .tasks
