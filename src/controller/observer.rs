@@ -332,6 +332,12 @@ async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
                 }
                 cx.bells.pool(&namespace, &name).await;
             }
+            // The watch forgets a pool after it has left the store, and may have done so meanwhile.
+            for (namespace, pool) in &pools {
+                if cx.stores.pool(namespace, pool).is_none() {
+                    cx.observer.forget(namespace, pool);
+                }
+            }
             return;
         }
         Ok(Err(error)) => error.to_string(),

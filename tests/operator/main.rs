@@ -33,6 +33,7 @@ mod races;
 mod recycling;
 mod refusals;
 mod scale_ins;
+mod series;
 mod shrinking;
 mod sources;
 mod stand_ins;
