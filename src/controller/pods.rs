@@ -137,7 +137,7 @@ impl Pods {
                 index.starts.entry(uid.clone()).or_insert(start);
             }
             if !index.gone.contains(&uid) {
-                index.put(pod);
+                index.put(pod, Origin::Stream);
             }
         }
     }
@@ -147,7 +147,7 @@ impl Pods {
         let mut index = self.lock();
         let mut change = Change::default();
         match event {
-            Event::Apply(pod) => index.apply(pod, &mut change),
+            Event::Apply(pod) => index.apply(pod, Origin::Stream, &mut change),
             Event::Delete(pod) => index.delete(&pod, &mut change),
             Event::Init => {
                 index.listed = Some(HashMap::new());
@@ -173,8 +173,12 @@ impl Pods {
                 for pod in missing {
                     index.delete(&pod, &mut change);
                 }
-                for pod in listed.into_values() {
-                    index.apply(pod, &mut change);
+                for (uid, pod) in listed {
+                    let origin = match index.written.contains(&uid) {
+                        true => Origin::Stream,
+                        false => Origin::List,
+                    };
+                    index.apply(pod, origin, &mut change);
                 }
                 index.written.clear();
                 self.synced.send_replace(true);
@@ -188,12 +192,24 @@ impl Pods {
     }
 }
 
+/// Where a pod's state comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A list that began after what is known was known. It is right, even if its version is lower: the
+    /// cluster's data may have been restored from a copy, and its versions begin at that one's.
+    List,
+    /// A watch, or the answer to a write: the higher version is the later state.
+    Stream,
+}
+
 impl Index {
-    fn apply(&mut self, pod: Pod, change: &mut Change) {
+    fn apply(&mut self, pod: Pod, origin: Origin, change: &mut Change) {
         let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
             return;
         };
-        if self.gone.contains(&uid) {
+        if origin == Origin::List {
+            self.gone.retain(|gone| *gone != uid);
+        } else if self.gone.contains(&uid) {
             return;
         }
         let before = self.pools.get(&key).and_then(|pods| pods.get(&uid));
@@ -206,7 +222,7 @@ impl Index {
             });
         }
         change.pools.push(key);
-        self.put(pod);
+        self.put(pod, origin);
     }
 
     fn delete(&mut self, pod: &Pod, change: &mut Change) {
@@ -227,7 +243,7 @@ impl Index {
         known.is_some_and(|known| is_ready(known))
     }
 
-    fn put(&mut self, mut pod: Pod) {
+    fn put(&mut self, mut pod: Pod, origin: Origin) {
         let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
             return;
         };
@@ -240,7 +256,7 @@ impl Index {
         pod.metadata.managed_fields = None;
         let pods = self.pools.entry(key).or_default();
         match pods.get(&uid) {
-            Some(known) if version(&**known) > version(&pod) => {}
+            Some(known) if origin == Origin::Stream && version(&**known) > version(&pod) => {}
             _ => {
                 pods.insert(uid, Arc::new(pod));
             }
