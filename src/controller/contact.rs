@@ -109,9 +109,12 @@ impl Contact {
         self.state().suspected = true;
     }
 
-    /// A worker was lost.
+    /// A worker was lost. The queue may hear of it long after, when the worker has begun anew: what counts
+    /// is what it had taken by now.
     pub fn lost(&self, loss: Loss) {
-        self.put(Chore::Lost(loss));
+        let now = Instant::now();
+        let at_ms = self.state().clock.map(|look| look.at_most(now));
+        self.put(Chore::Lost(loss, at_ms));
     }
 
     /// A persona was deleted.

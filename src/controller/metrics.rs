@@ -6,6 +6,7 @@ use prometheus::{
 
 use crate::api::Phase;
 use crate::queue::heartbeat::RecycleReason;
+use crate::queue::task::OutcomeKind;
 
 /// The controller's series. Labels are bounded: namespaces and pools that exist, and fixed words.
 pub struct Metrics {
@@ -63,6 +64,9 @@ pub struct Metrics {
 pub const SOURCES: [&str; 3] = ["queue", "prometheus", "rabbitmq"];
 /// States of a worker in `persona_pool_workers`.
 pub const STATES: [&str; 5] = ["starting", "idle", "busy", "draining", "failed"];
+
+/// The phase of tasks in a namespace without a topology.
+pub const NO_PHASE: &str = "Own";
 
 const POOL: &[&str] = &["namespace", "pool"];
 
@@ -242,6 +246,17 @@ impl Metrics {
         }
     }
 
+    /// Nothing of the namespace is left: nor are the series that belong to it as a whole.
+    pub fn forget_namespace(&self, namespace: &str) {
+        self.dead.remove_label_values(&[namespace]).ok();
+        for phase in Phase::ALL.map(Phase::as_str).into_iter().chain([NO_PHASE]) {
+            for outcome in OutcomeKind::ALL.map(OutcomeKind::as_str) {
+                let labels = [namespace, phase, outcome];
+                self.tasks.remove_label_values(&labels).ok();
+            }
+        }
+    }
+
     /// The topology is gone: so are its series.
     pub fn forget_topology(&self, namespace: &str) {
         for phase in Phase::ALL {
@@ -257,6 +272,25 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_that_is_gone_has_no_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).expect("registers");
+        for namespace in ["gone", "stays"] {
+            metrics.dead.with_label_values(&[namespace]).set(1);
+            for phase in ["Generic", NO_PHASE] {
+                let labels = [namespace, phase, "expired"];
+                metrics.tasks.with_label_values(&labels).inc();
+            }
+        }
+        metrics.forget_namespace("gone");
+        let families = registry.gather();
+        let labels = families.iter().flat_map(|family| family.get_metric());
+        let labels = labels.flat_map(|metric| metric.get_label());
+        let of = |name: &str| labels.clone().filter(|l| l.value() == name).count();
+        assert_eq!((of("gone"), of("stays")), (0, 3));
+    }
 
     #[test]
     fn who_does_not_look_says_nothing_of_the_queue() {

@@ -39,6 +39,8 @@ pub type PoolKey = (String, String);
 pub struct Reading {
     /// The numbers.
     pub stats: Arc<PoolStats>,
+    /// Our clock when they were asked for.
+    asked: Instant,
     at: Instant,
 }
 
@@ -105,20 +107,20 @@ impl Observer {
         lock(&self.spoilt).remove(&key);
     }
 
-    fn note(&self, stats: Vec<PoolStats>) -> Vec<Difference> {
+    /// Two looks at once may end in the other order: numbers that were asked for before those that are
+    /// known count no more. The queue's clock would not tell, because it can go back.
+    fn note(&self, asked: Instant, stats: Vec<PoolStats>) -> Vec<Difference> {
         *lock(&self.failure) = None;
         let mut readings = lock(&self.readings);
         let mut differences = Vec::new();
         for stats in stats {
             let key = (stats.namespace.clone(), stats.pool.clone());
             lock(&self.spoilt).remove(&key);
-            let before = readings.get(&key).map(|reading| reading.stats.clone());
-            if before
-                .as_ref()
-                .is_some_and(|before| is_newer(before, &stats))
-            {
+            let before = readings.get(&key);
+            if before.is_some_and(|before| before.asked > asked) {
                 continue;
             }
+            let before = before.map(|before| before.stats.clone());
             if let Some(difference) = difference(before.as_deref(), &stats) {
                 differences.push(difference);
             }
@@ -127,6 +129,7 @@ impl Observer {
                 key,
                 Reading {
                     stats,
+                    asked,
                     at: Instant::now(),
                 },
             );
@@ -156,11 +159,6 @@ struct Difference {
     personas: bool,
     /// The queue has lost what it knew of the pool or the namespace.
     lost: bool,
-}
-
-/// Two looks at once may end in the other order; the queue's clock goes on within an epoch.
-fn is_newer(known: &PoolStats, read: &PoolStats) -> bool {
-    known.epoch == read.epoch && known.at_ms > read.at_ms && known.arrived >= read.arrived
 }
 
 fn difference(before: Option<&PoolStats>, now: &PoolStats) -> Option<Difference> {
@@ -300,6 +298,7 @@ async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
     if pools.is_empty() {
         return;
     }
+    let asked = Instant::now();
     let read = timeout(PATIENCE, read(&cx.queue, &pools)).await;
     let error = match read {
         Ok(Ok(read)) => {
@@ -321,7 +320,7 @@ async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
                 pool,
                 personas,
                 lost,
-            } in cx.observer.note(stats)
+            } in cx.observer.note(asked, stats)
             {
                 let (namespace, name) = pool;
                 if lost {
@@ -332,6 +331,12 @@ async fn look(cx: &Context, mut pools: BTreeSet<PoolKey>) {
                     cx.wake_personas_of(&namespace, &name).await;
                 }
                 cx.bells.pool(&namespace, &name).await;
+            }
+            // The watch forgets a pool after it has left the store, and may have done so meanwhile.
+            for (namespace, pool) in &pools {
+                if cx.stores.pool(namespace, pool).is_none() {
+                    cx.observer.forget(namespace, pool);
+                }
             }
             return;
         }

@@ -87,6 +87,13 @@ impl Pods {
         pools.any(|((of, _), pods)| of == namespace && !pods.is_empty())
     }
 
+    /// Whether a worker runs, by what is known of its pod.
+    pub fn runs(&self, namespace: &str, uid: &str) -> bool {
+        let index = self.lock();
+        let mut pools = index.pools.iter().filter(|((of, _), _)| of == namespace);
+        pools.any(|(_, pods)| pods.get(uid).is_some_and(|pod| worker_runs(pod)))
+    }
+
     /// From the answer to a pod's creation until it was Ready, if this process saw both: finer than the
     /// pod's own times, which are whole seconds.
     pub fn ready_after(&self, uid: &str) -> Option<Duration> {
@@ -130,7 +137,7 @@ impl Pods {
                 index.starts.entry(uid.clone()).or_insert(start);
             }
             if !index.gone.contains(&uid) {
-                index.put(pod);
+                index.put(pod, Origin::Stream);
             }
         }
     }
@@ -140,7 +147,7 @@ impl Pods {
         let mut index = self.lock();
         let mut change = Change::default();
         match event {
-            Event::Apply(pod) => index.apply(pod, &mut change),
+            Event::Apply(pod) => index.apply(pod, Origin::Stream, &mut change),
             Event::Delete(pod) => index.delete(&pod, &mut change),
             Event::Init => {
                 index.listed = Some(HashMap::new());
@@ -166,8 +173,12 @@ impl Pods {
                 for pod in missing {
                     index.delete(&pod, &mut change);
                 }
-                for pod in listed.into_values() {
-                    index.apply(pod, &mut change);
+                for (uid, pod) in listed {
+                    let origin = match index.written.contains(&uid) {
+                        true => Origin::Stream,
+                        false => Origin::List,
+                    };
+                    index.apply(pod, origin, &mut change);
                 }
                 index.written.clear();
                 self.synced.send_replace(true);
@@ -181,24 +192,37 @@ impl Pods {
     }
 }
 
+/// Where a pod's state comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A list that began after what is known was known. It is right, even if its version is lower: the
+    /// cluster's data may have been restored from a copy, and its versions begin at that one's.
+    List,
+    /// A watch, or the answer to a write: the higher version is the later state.
+    Stream,
+}
+
 impl Index {
-    fn apply(&mut self, pod: Pod, change: &mut Change) {
+    fn apply(&mut self, pod: Pod, origin: Origin, change: &mut Change) {
         let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
             return;
         };
-        if self.gone.contains(&uid) {
+        if origin == Origin::List {
+            self.gone.retain(|gone| *gone != uid);
+        } else if self.gone.contains(&uid) {
             return;
         }
         let before = self.pools.get(&key).and_then(|pods| pods.get(&uid));
-        let ended = worker_ended(&pod);
-        if ended && !before.is_some_and(|before| worker_ended(before)) {
+        // One that ran once more between two events has ended once more.
+        let is_known = |before: &Pod| worker_ended(before) && restarts(before) >= restarts(&pod);
+        if worker_ended(&pod) && !before.is_some_and(|before| is_known(before)) {
             change.losses.push(Loss::Ended {
                 namespace: key.0.clone(),
                 uid,
             });
         }
         change.pools.push(key);
-        self.put(pod);
+        self.put(pod, origin);
     }
 
     fn delete(&mut self, pod: &Pod, change: &mut Change) {
@@ -219,7 +243,7 @@ impl Index {
         known.is_some_and(|known| is_ready(known))
     }
 
-    fn put(&mut self, mut pod: Pod) {
+    fn put(&mut self, mut pod: Pod, origin: Origin) {
         let (Some(key), Some(uid)) = (key(&pod), pod.uid()) else {
             return;
         };
@@ -232,7 +256,7 @@ impl Index {
         pod.metadata.managed_fields = None;
         let pods = self.pools.entry(key).or_default();
         match pods.get(&uid) {
-            Some(known) if version(&**known) > version(&pod) => {}
+            Some(known) if origin == Origin::Stream && version(&**known) > version(&pod) => {}
             _ => {
                 pods.insert(uid, Arc::new(pod));
             }
@@ -279,22 +303,33 @@ pub fn server_status(pod: &Pod) -> Option<&ContainerStatus> {
     statuses.iter().find(|s| s.name == SERVER_CONTAINER)
 }
 
+/// How often the worker's container was started again.
+fn restarts(pod: &Pod) -> i32 {
+    worker_status(pod).map_or(0, |status| status.restart_count)
+}
+
+fn has_finished(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// The worker process runs.
+fn worker_runs(pod: &Pod) -> bool {
+    let state = worker_status(pod).and_then(|status| status.state.as_ref());
+    !has_finished(pod) && state.is_some_and(|state| state.running.is_some())
+}
+
 /// The worker process has ended and no other has begun in its place.
 fn worker_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    if matches!(phase, Some("Failed" | "Succeeded")) {
+    if has_finished(pod) {
         return true;
     }
     let Some(status) = worker_status(pod) else {
         return false;
     };
-    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    let began = status.restart_count > 0
-        || status
-            .state
-            .as_ref()
-            .is_some_and(|s| s.terminated.is_some());
-    began && !running
+    let state = status.state.as_ref();
+    let began = status.restart_count > 0 || state.is_some_and(|s| s.terminated.is_some());
+    began && !worker_runs(pod)
 }
 
 #[cfg(test)]

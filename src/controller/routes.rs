@@ -55,6 +55,11 @@ impl Routes {
         }
     }
 
+    /// Nothing of the namespace is left in the queue.
+    pub fn forget_namespace(&self, namespace: &str) {
+        self.lock().remove(namespace);
+    }
+
     /// The queue has a route of a higher topology epoch than this process knows of.
     pub fn overtaken(&self, namespace: &str, epoch: u64) {
         let mut all = self.lock();

@@ -114,26 +114,15 @@ async fn follow_kind<K>(
         + Sync
         + 'static,
 {
-    let store = writer.as_reader();
     let mut events = watcher(api::<K>(&cx), config).default_backoff().boxed();
     loop {
         match events.try_next().await {
             Ok(Some(event)) => {
-                let before = match &event {
-                    Event::Apply(object) | Event::Delete(object) => {
-                        store.get(&ObjectRef::from(object))
-                    }
-                    _ => None,
-                };
-                writer.apply_watcher_event(&event);
-                match &event {
-                    Event::Apply(object) => hear(&cx, before, Some(object)).await,
-                    Event::Delete(object) => {
-                        let before = before.unwrap_or_else(|| Arc::new(object.clone()));
-                        hear(&cx, Some(before), None).await;
-                    }
-                    Event::InitDone if cx.stores.synced() => cx.wake_all().await,
-                    _ => {}
+                for (before, after) in take_in(&mut writer, &event) {
+                    hear(&cx, before, after).await;
+                }
+                if matches!(event, Event::InitDone) && cx.stores.synced() {
+                    cx.wake_all().await;
                 }
             }
             Ok(None) => return,
@@ -141,6 +130,45 @@ async fn follow_kind<K>(
                 tracing::warn!(%error, kind = %K::kind(&()), "a watch broke, it begins again");
             }
         }
+    }
+}
+
+/// Puts an event into the store. Answers what changed: before, after; none = there is or was no such object.
+fn take_in<'a, K>(
+    writer: &mut Writer<K>,
+    event: &'a Event<K>,
+) -> Vec<(Option<Arc<K>>, Option<&'a K>)>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let store = writer.as_reader();
+    let before = match event {
+        Event::Apply(object) | Event::Delete(object) => {
+            store.get(&ObjectRef::from(object)).into_iter().collect()
+        }
+        Event::InitDone => store.state(),
+        Event::Init | Event::InitApply(_) => Vec::new(),
+    };
+    writer.apply_watcher_event(event);
+    match event {
+        Event::Apply(object) => vec![(before.into_iter().next(), Some(object))],
+        Event::Delete(object) => {
+            let before = before.into_iter().next();
+            vec![(
+                Some(before.unwrap_or_else(|| Arc::new(object.clone()))),
+                None,
+            )]
+        }
+        // A watch that begins anew does not tell what was deleted in between, or made anew.
+        Event::InitDone => {
+            let is_gone = |object: &Arc<K>| {
+                let now = store.get(&ObjectRef::from(&**object));
+                now.is_none_or(|now| now.meta().uid != object.meta().uid)
+            };
+            let gone = before.into_iter().filter(is_gone);
+            gone.map(|object| (Some(object), None)).collect()
+        }
+        Event::Init | Event::InitApply(_) => Vec::new(),
     }
 }
 
@@ -349,3 +377,6 @@ fn budget<'a>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,8 +87,22 @@ impl NamespaceQueue {
     /// # Errors
     /// When Redis gives no answer.
     pub async fn reap_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
+        self.reap_worker_as_of(worker, EVER).await
+    }
+
+    /// As [`NamespaceQueue::reap_worker`], but only what it had taken when Redis' clock showed `lost_ms`:
+    /// a worker that has begun anew since keeps what it runs now.
+    ///
+    /// # Errors
+    /// When Redis gives no answer.
+    pub async fn reap_worker_as_of(
+        &self,
+        worker: &str,
+        lost_ms: u64,
+    ) -> Result<Vec<Reaped>, QueueError> {
         let mut cmd = self.verb("reap_worker");
-        reaped(self.reply("reap_worker", cmd.arg(worker).arg(0)).await?)
+        cmd.arg(worker).arg(0).arg(lost_ms);
+        reaped(self.reply("reap_worker", &cmd).await?)
     }
 
     /// The pod is gone: as [`NamespaceQueue::reap_worker`], and nothing of it stays.
@@ -97,7 +111,8 @@ impl NamespaceQueue {
     /// When Redis gives no answer.
     pub async fn forget_worker(&self, worker: &str) -> Result<Vec<Reaped>, QueueError> {
         let mut cmd = self.verb("reap_worker");
-        reaped(self.reply("reap_worker", cmd.arg(worker).arg(1)).await?)
+        cmd.arg(worker).arg(1).arg(EVER);
+        reaped(self.reply("reap_worker", &cmd).await?)
     }
 }
 

@@ -8,6 +8,8 @@ const WINDOWS: [f64; 7] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
 const SHORT_WINDOWS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 /// Time between two counts that are kept, in ms.
 const GRAIN_MS: u64 = 500;
+/// A clock that goes back by more was set back; by less, two readings came in the other order.
+const SET_BACK_MS: u64 = 2000;
 /// A constant rate is mistaken for a change this often an hour, for each window.
 const FALSE_ALARMS: f64 = 0.3;
 
@@ -41,10 +43,14 @@ impl Arrivals {
 
     /// The counter as of a moment. True if anything arrived since the last one.
     pub fn count(&mut self, at_ms: u64, arrived: u64) -> bool {
+        let came = arrived > self.last.1;
+        if at_ms.saturating_add(SET_BACK_MS) < self.last.0 {
+            self.restart(at_ms, arrived);
+            return came;
+        }
         if at_ms <= self.last.0 {
             return false;
         }
-        let came = arrived > self.last.1;
         if came {
             self.arrived_at = at_ms;
         }
@@ -221,6 +227,22 @@ mod tests {
             feed(&mut arrivals, 0..1, 0);
             assert_eq!((arrivals.rate(30_000), arrivals.at_least()), (0.0, 0.0));
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_up_nothing() {
+        let mut arrivals = begun();
+        feed(&mut arrivals, 0..60, 20);
+        let (at, count) = arrivals.last;
+        let rate = arrivals.rate(30_000);
+        assert!(!arrivals.count(at - 1000, count), "an older reading");
+        assert_eq!(arrivals.last, (at, count));
+        assert!(arrivals.count(at - 500_000, count + 1));
+        assert_eq!(arrivals.rate(30_000), rate, "it stays in use");
+        feed(&mut arrivals, 0..60, 5);
+        assert!((arrivals.rate(30_000) - 5.0).abs() < 0.5, "{arrivals:?}");
+        arrivals.count(arrivals.last.0 + 30_000, arrivals.last.1);
+        assert_eq!(arrivals.rate(30_000), 0.0);
     }
 
     #[test]

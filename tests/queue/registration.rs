@@ -5,7 +5,7 @@ use persona_operator::queue::fleet::Fate;
 use persona_operator::queue::work::Fenced;
 
 use crate::fence::changes_nothing;
-use crate::support::{fixture, numbered, persona};
+use crate::support::{fixture, numbered, persona, until};
 
 #[tokio::test]
 async fn a_new_instance_of_a_pod_frees_what_the_old_one_held_and_shuts_it_out() {
@@ -55,6 +55,28 @@ async fn a_worker_that_goes_is_no_capacity_and_keeps_what_it_holds_until_it_is_r
     let reaped = q.ns.reap_worker("w").await.expect("an answer");
     assert_eq!(reaped.len(), 1);
     changes_nothing(&q, &w, &task).await;
+}
+
+#[tokio::test]
+async fn a_late_word_of_a_workers_end_leaves_what_it_has_taken_since() {
+    let q = fixture().await;
+    q.open(&["pool"]).await;
+    q.route(&persona("p").length(4)).await;
+    q.enqueue_all("p", numbered("t", 2)).await;
+    let w = q.worker("w", "pool", 2).await;
+    w.take_one().await;
+    let lost_ms = q.queue.now_ms().await.expect("an answer");
+    let ticks = async || q.queue.now_ms().await.expect("an answer") > lost_ms;
+    until(ticks).await;
+    let since = w.take_one().await;
+    let reaped = q.ns.reap_worker_as_of("w", lost_ms).await;
+    let reaped: Vec<_> = reaped
+        .expect("reaped")
+        .into_iter()
+        .map(|r| r.task)
+        .collect();
+    assert_eq!(reaped, ["t0"]);
+    w.finish(&since).await;
 }
 
 #[tokio::test]

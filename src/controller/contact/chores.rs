@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::Phase;
+use crate::controller::metrics::NO_PHASE;
 use crate::controller::pods::Loss;
 use crate::controller::{Context, Error, persona};
 use crate::queue::fleet::{Reaped, Sweep};
@@ -23,8 +24,9 @@ pub struct Removal {
 /// Something to tell. In this order, because a pool can be closed when nobody is left there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Chore {
-    /// A worker was lost: its tasks are given back.
-    Lost(Loss),
+    /// A worker was lost: its tasks are given back, if its container has ended only what it had taken
+    /// when the queue's clock showed this much; none = nobody has looked at that clock yet.
+    Lost(Loss, Option<u64>),
     /// A persona was deleted: its tasks end.
     Removed(Removal),
     /// A pool was deleted: it is closed. Whoever deleted it may not have, or somebody who had not heard
@@ -41,7 +43,7 @@ impl Chore {
     /// Whom it concerns.
     pub fn namespace(&self) -> &str {
         match self {
-            Self::Lost(Loss::Ended { namespace, .. } | Loss::Gone { namespace, .. })
+            Self::Lost(Loss::Ended { namespace, .. } | Loss::Gone { namespace, .. }, _)
             | Self::PoolGone { namespace, .. } => namespace,
             Self::Removed(removal) => &removal.namespace,
         }
@@ -53,7 +55,7 @@ impl Chore {
     /// When the queue refuses, or gives no answer.
     pub async fn run(&self, cx: &Context) -> Result<bool, Error> {
         match self {
-            Self::Lost(loss) => give_back(cx, loss).await?,
+            Self::Lost(loss, at_ms) => give_back(cx, loss, *at_ms).await?,
             Self::Removed(removal) => persona::removed(cx, removal).await?,
             Self::PoolGone { namespace, pool } => return close_pool(cx, namespace, pool).await,
         }
@@ -61,11 +63,18 @@ impl Chore {
     }
 }
 
-async fn give_back(cx: &Context, loss: &Loss) -> Result<(), Error> {
+async fn give_back(cx: &Context, loss: &Loss, at_ms: Option<u64>) -> Result<(), Error> {
     let (namespace, uid, reaped) = match loss {
+        // It has begun anew, and gives back what was lost when it registers. What it holds since is not to
+        // be touched, whatever the queue's clock has done meanwhile.
+        Loss::Ended { namespace, uid } if cx.pods.runs(namespace, uid) => return Ok(()),
         Loss::Ended { namespace, uid } => {
             let queue = cx.queue.namespace(namespace)?;
-            (namespace, uid, queue.reap_worker(uid).await?)
+            let reaped = match at_ms {
+                Some(at_ms) => queue.reap_worker_as_of(uid, at_ms).await?,
+                None => queue.reap_worker(uid).await?,
+            };
+            (namespace, uid, reaped)
         }
         Loss::Gone { namespace, uid } => {
             let queue = cx.queue.namespace(namespace)?;
@@ -120,7 +129,7 @@ pub async fn reap(cx: &Context, namespace: &str, limit: u32, seen_ms: u64) -> Re
 fn count(cx: &Context, namespace: &str, ended: &[(OutcomeKind, u64)]) {
     let topology = cx.stores.topology(namespace);
     let phase = topology.and_then(|t| t.status.as_ref()?.phase);
-    let phase = phase.map_or("Own", Phase::as_str);
+    let phase = phase.map_or(NO_PHASE, Phase::as_str);
     for (outcome, count) in ended {
         cx.metrics
             .tasks

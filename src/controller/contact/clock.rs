@@ -36,6 +36,13 @@ impl Look {
         let jump = went.saturating_sub(went.clamp(least, most));
         (Duration::from_millis(jump.unsigned_abs()) > TOLERANCE).then_some(jump)
     }
+
+    /// The most that the queue's clock can show at that moment of ours, unless it jumps.
+    pub fn at_most(&self, now: Instant) -> u64 {
+        let went = now.saturating_duration_since(self.asked).as_millis();
+        self.queue_ms
+            .saturating_add(u64::try_from(went).unwrap_or(u64::MAX))
+    }
 }
 
 fn millis(value: u64) -> i64 {
@@ -107,6 +114,14 @@ mod tests {
         assert_eq!(look(begun, 19_000, 0, 0).jump_since(&slow), None);
         let beyond = look(begun, 1000, 18_000, 21_000);
         assert_eq!(beyond.jump_since(&first), Some(3000));
+    }
+
+    #[test]
+    fn a_loss_is_told_with_the_most_that_the_clock_can_show_when_it_is_heard() {
+        let begun = Instant::now();
+        let look = look(begun, 0, 30, 0);
+        assert_eq!(look.at_most(begun + Duration::from_millis(500)), NOON + 500);
+        assert_eq!(look.at_most(look.asked), NOON);
     }
 
     #[test]

@@ -124,10 +124,15 @@ async fn take_access(cx: &Context, namespace: &str) -> Result<(), Error> {
         return Ok(());
     }
     cx.access.withdraw(cx, namespace).await?;
-    cx.metrics.dead.remove_label_values(&[namespace]).ok();
-    // Somebody may have come meanwhile, and found that it had access.
+    cx.metrics.forget_namespace(namespace);
+    cx.routes.forget_namespace(namespace);
+    // Somebody may have come meanwhile, and found that it had access, or be routed.
     if cx.stores.pools_of(namespace).next().is_some() {
         cx.access.ensure(cx, namespace).await?;
+    }
+    if cx.stores.personas_of(namespace).next().is_some() {
+        cx.routes.check(namespace);
+        cx.wake_namespace(namespace).await;
     }
     Ok(())
 }

@@ -43,6 +43,39 @@ fn what_a_worker_says_that_it_runs_counts_until_it_says_otherwise() {
 }
 
 #[test]
+fn numbers_count_though_the_queues_clock_has_gone_back() {
+    let (observer, _looks) = Observer::new();
+    let asked = Instant::now();
+    let before = PoolStats {
+        at_ms: 10_000,
+        arrived: 5,
+        ..stats()
+    };
+    let after = PoolStats {
+        at_ms: 5_000,
+        demand: 1,
+        ..before.clone()
+    };
+    observer.note(asked, vec![before]);
+    let differences = observer.note(asked + Duration::from_millis(1), vec![after.clone()]);
+    assert_eq!(differences.len(), 1);
+    assert_eq!(*observer.stats("n", "p").expect("numbers"), after);
+}
+
+#[test]
+fn numbers_that_were_asked_for_before_the_known_ones_do_not_count() {
+    let (observer, _looks) = Observer::new();
+    let asked = Instant::now();
+    let known = PoolStats {
+        demand: 1,
+        ..stats()
+    };
+    observer.note(asked + Duration::from_millis(1), vec![known.clone()]);
+    assert_eq!(observer.note(asked, vec![stats()]), []);
+    assert_eq!(*observer.stats("n", "p").expect("numbers"), known);
+}
+
+#[test]
 fn a_lane_that_appears_concerns_the_personas_too() {
     let mut later = stats();
     later.workers[0].lanes.push("openai/key".into());

@@ -101,6 +101,37 @@ fn a_new_list_ends_what_it_misses_but_not_what_was_written_meanwhile() {
 }
 
 #[test]
+fn a_list_of_lower_versions_is_right_but_for_what_was_written_meanwhile() {
+    // The cluster's data was restored from a copy.
+    let ready = |uid: &str, version| {
+        let ready = serde_json::json!({"type": "Ready", "status": "True"});
+        pod(uid, version, serde_json::json!({"conditions": [ready]}))
+    };
+    let versions = |pods: &Pods| {
+        let all = pods.of("n", "p").into_iter();
+        let mut all: Vec<_> = all.map(|p| (p.uid(), p.resource_version())).collect();
+        all.sort_unstable();
+        let versions: Vec<_> = all.into_iter().filter_map(|(_, version)| version).collect();
+        versions
+    };
+    let pods = Pods::default();
+    list(&pods, vec![fresh("a", 9), fresh("b", 9)]);
+    pods.hear(Event::Init);
+    pods.hear(Event::InitApply(ready("a", 5)));
+    pods.hear(Event::InitApply(ready("b", 5)));
+    pods.wrote(fresh("b", 10));
+    pods.hear(Event::InitDone);
+    assert_eq!(versions(&pods), ["5", "10"]);
+    assert!(pods.of("n", "p").iter().any(|pod| is_ready(pod)));
+    pods.hear(Event::Apply(fresh("a", 6)));
+    assert_eq!(versions(&pods), ["6", "10"], "events count again");
+    pods.hear(Event::Delete(fresh("a", 7)));
+    assert_eq!(versions(&pods), ["10"]);
+    list(&pods, vec![fresh("a", 4), fresh("b", 4)]);
+    assert_eq!(versions(&pods), ["4", "4"], "the copy has it still");
+}
+
+#[test]
 fn an_ended_worker_is_reported_once() {
     let pods = Pods::default();
     let waiting = |state: serde_json::Value, restarts: u32| {
@@ -117,13 +148,18 @@ fn an_ended_worker_is_reported_once() {
     assert!(change.losses.is_empty(), "it has not begun");
     let ended = waiting(serde_json::json!({"terminated": {"exitCode": 137}}), 0);
     assert_eq!(pods.hear(Event::Apply(pod("a", 2, ended))).losses.len(), 1);
-    let backoff = waiting(
-        serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}}),
-        1,
-    );
-    assert!(
-        pods.hear(Event::Apply(pod("a", 3, backoff)))
-            .losses
-            .is_empty()
-    );
+    let backoff = |restarts| {
+        let reason = serde_json::json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        waiting(reason, restarts)
+    };
+    let again = pods.hear(Event::Apply(pod("a", 3, backoff(0))));
+    assert!(again.losses.is_empty());
+    let running = serde_json::json!({"running": {}});
+    pods.hear(Event::Apply(pod("a", 4, waiting(running, 1))));
+    assert!(pods.runs("n", "a") && !pods.runs("m", "a"));
+    for (version, restarts, losses) in [(5, 1, 1), (6, 1, 0), (7, 2, 1)] {
+        let change = pods.hear(Event::Apply(pod("a", version, backoff(restarts))));
+        assert_eq!(change.losses.len(), losses, "restart {restarts}");
+    }
+    assert!(!pods.runs("n", "a"));
 }

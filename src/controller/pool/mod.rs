@@ -174,9 +174,12 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
         m.oldest_wait.with_label_values(&labels).set(wait);
     }
     for (source, is_blind) in sources(o, plan) {
-        m.blind
-            .with_label_values(&[labels[0], labels[1], source])
-            .set(i64::from(is_blind));
+        let labels = [labels[0], labels[1], source];
+        match is_blind {
+            Some(is_blind) => m.blind.with_label_values(&labels).set(i64::from(is_blind)),
+            // It may have been followed, and blind, before.
+            None => drop(m.blind.remove_label_values(&labels)),
+        }
     }
     sizing(m, &labels, plan);
     set(&m.slots, counts.slots);
@@ -199,28 +202,26 @@ fn measure(cx: &Context, o: &Observed, plan: &plan::Plan, counts: &Counts) {
     }
 }
 
-/// The kinds of metrics that the pool follows, and whether one of each kind gives no numbers.
+/// All kinds of metrics, and whether one of each kind gives no numbers; none = the pool does not follow it.
 fn sources<'a>(
     o: &'a Observed,
     plan: &'a plan::Plan,
-) -> impl Iterator<Item = (&'static str, bool)> + 'a {
+) -> impl Iterator<Item = (&'static str, Option<bool>)> + 'a {
     let external = o.external.iter().filter_map(|reading| match reading {
         Reading::External { name, .. } | Reading::Failed { name, .. } => Some(name.as_str()),
         Reading::Queue(_) => None,
     });
     let queue = template::follows_queue(&o.pool).then_some(QUEUE);
     let names: Vec<&str> = external.chain(queue).collect();
-    metrics::SOURCES.into_iter().filter_map(move |source| {
+    metrics::SOURCES.into_iter().map(move |source| {
         // A name goes on with what is asked.
         let is = |name: &str| {
             let kind = name.split(' ').next().unwrap_or_default();
             kind.eq_ignore_ascii_case(source)
         };
         let is_blind = plan.decision.blind.iter().any(|(name, _)| is(name));
-        names
-            .iter()
-            .any(|name| is(name))
-            .then_some((source, is_blind))
+        let is_followed = names.iter().any(|name| is(name));
+        (source, is_followed.then_some(is_blind))
     })
 }
 
@@ -255,9 +256,10 @@ fn take_memory(cx: &Context, key: &(String, String)) -> Memory {
 }
 
 fn put_memory(cx: &Context, key: (String, String), memory: Memory) {
-    let mut all = lock(&cx.pool_memory);
-    // A pool that was deleted during the visit leaves nothing behind.
-    if cx.stores.pool(&key.0, &key.1).is_some() {
-        all.insert(key, memory);
+    lock(&cx.pool_memory).insert(key.clone(), memory);
+    // A pool that was deleted during the visit leaves nothing behind: neither memory nor series. Looked up
+    // only now, because the watch forgets a pool after it has left the store.
+    if cx.stores.pool(&key.0, &key.1).is_none() {
+        cx.forget_pool(&key.0, &key.1);
     }
 }

@@ -1,8 +1,20 @@
 -- Gives back all that a worker holds: its container has ended, or (forget) the pod is gone.
--- args: worker forget(1|0)
+-- What a worker held when the clock showed that time: it may have begun anew since, and then what it has
+-- taken after that runs.
+local function held_at(ns, uid, time)
+  local held = {}
+  for _, task in ipairs(call('ZRANGE', ns .. 'lease:' .. uid, 0, -1)) do
+    local t = load_task(ns, task)
+    if not (t and t.state == 'running' and t.worker == uid and t.taken_at > time) then held[#held + 1] = task end
+  end
+  return held
+end
+
+-- args: worker forget(1|0) lost_ms(what it has taken later is left)
 local function reap_worker(ns, a)
   local now, uid, report = clock_ms(), a[1], {}
-  lose(ns, uid, call('ZRANGE', ns .. 'lease:' .. uid, 0, -1), now, report)
+  local lost_at = tonumber(a[3] or now) -- an earlier version says none
+  lose(ns, uid, held_at(ns, uid, lost_at), now, report)
   if a[2] == '1' then
     local pool = call('HGET', ns .. 'w:' .. uid, 'pool')
     if pool then call('ZREM', ns .. 'workers:' .. pool, uid) end
