@@ -21,14 +21,14 @@ use crate::queue::task::Duties;
 /// Requests to the API server under way at once, a pool.
 pub const PARALLEL: usize = 64;
 
-/// Carries the plan out, except for the pods to make.
+/// Carries the plan out, except for the pods to make. Leaves in `plan.delete` what could not be deleted.
 ///
 /// # Errors
 /// The queue gave no answer.
 pub async fn apply(
     cx: &Context,
     o: &Observed,
-    plan: &Plan,
+    plan: &mut Plan,
     memory: &mut Memory,
 ) -> Result<(), Error> {
     let namespace = o.pool.namespace().unwrap_or_default();
@@ -68,7 +68,7 @@ pub async fn apply(
         cx.observer.look(&namespace, &o.pool.name_any());
     }
     let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
-    delete(cx, &pods, o, &plan.delete).await;
+    plan.delete = delete(cx, &pods, o, std::mem::take(&mut plan.delete)).await;
     if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
         memory.tidied = Some(o.template.hash.clone());
     }
@@ -179,8 +179,14 @@ async fn tidy_claims(cx: &Context, namespace: &str, o: &Observed) -> bool {
     done
 }
 
-async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
-    let deleting = removals.iter().cloned().map(|removal| async move {
+/// Deletes pods; answers which of them could not be deleted.
+async fn delete(
+    cx: &Context,
+    pods: &Api<Pod>,
+    o: &Observed,
+    removals: Vec<Removal>,
+) -> Vec<Removal> {
+    let deleting = removals.into_iter().map(|removal| async move {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(removal.uid.clone()),
@@ -195,6 +201,7 @@ async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal
         .buffer_unordered(PARALLEL)
         .collect()
         .await;
+    let mut left = Vec::new();
     for (removal, result) in results {
         match result {
             Ok(answer) => {
@@ -209,9 +216,11 @@ async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => {
                 tracing::warn!(pod = removal.name, %error, "a pod cannot be deleted, trying again");
+                left.push(removal);
             }
         }
     }
+    left
 }
 
 /// What a person would want to know of a deletion.

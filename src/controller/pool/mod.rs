@@ -80,7 +80,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // that counts anew.
         cx.observer.look(&namespace, &name);
     }
-    let mut applied = apply::apply(cx, &observed, &plan, memory).await;
+    let mut applied = apply::apply(cx, &observed, &mut plan, memory).await;
     if applied.is_ok() {
         applied = grow::grow(cx, &mut observed, &mut plan, memory).await;
     }
@@ -103,6 +103,10 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     applied?;
     if due.is_ok() {
         memory.written = Some(seen.now);
+    }
+    if !plan.delete.is_empty() {
+        // Nothing else rings for them: a worker that is drained changes no more.
+        return Err(Error::Undeleted(plan.delete.len()));
     }
     let times = [
         plan.again_at,
