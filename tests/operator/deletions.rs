@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use axum::http::Method;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use persona_operator::api::WorkerPool;
 use serde_json::json;
 use testbed::Cluster;
@@ -13,7 +15,8 @@ use crate::api_proxy::{ApiProxy, Refuses};
 use crate::harness::{Ground, Operator, a_redis, node};
 
 /// Deletions of pods that are refused, one after the other.
-const REFUSED: usize = 3;
+const REFUSED: usize = 5;
+const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 
 #[tokio::test]
 async fn a_drained_worker_that_cannot_be_deleted_is_tried_again_soon() -> Result<()> {
@@ -36,6 +39,13 @@ async fn a_drained_worker_that_cannot_be_deleted_is_tried_again_soon() -> Result
     let operator = Operator::start_on("undeleted", ground).await?;
     operator.pool("mine", json!({"minReplicas": 2})).await?;
     operator.ready::<WorkerPool>("mine").await?;
+    // What a new pool has to say of its workers makes visits too: that is over.
+    for pod in operator.pods("mine").await? {
+        let told = |pod: Option<&Pod>| {
+            pod.is_some_and(|pod| pod.annotations().contains_key(SAFE_TO_EVICT))
+        };
+        operator.until(&pod.name_any(), "called idle", told).await?;
+    }
     operator
         .patch::<WorkerPool>("mine", json!({"replicas": 1}))
         .await?;
