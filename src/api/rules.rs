@@ -252,6 +252,11 @@ pub(super) fn placement() -> Value {
     )])
 }
 
+/// Whether the size of the pool whose spec this is follows its queue, so that its workers are the operator's.
+fn has_queue(spec: &str) -> String {
+    format!("{spec}.scaling.metrics.exists(m, m.type == 'Queue')")
+}
+
 pub(super) fn topology() -> Value {
     let unset = |pool: &str, field: &str, cel: &str, why: &str| {
         let mut rule = forbidden(
@@ -281,6 +286,12 @@ pub(super) fn topology() -> Value {
             warm,
         ));
         rules.push(unset(pool, "stealFrom", "!has(self.POOL.stealFrom)", steal));
+        rules.push(unset(
+            pool,
+            "scaling.metrics",
+            &has_queue("self.POOL"),
+            "would leave the personas without workers: add {type: Queue}",
+        ));
     }
     rules.push(unset(
         "pool",
@@ -375,6 +386,16 @@ pub(super) fn root(kind: &str) -> Value {
                 "spec.stealFrom",
                 "!has(self.spec.stealFrom) || !(self.metadata.name in self.spec.stealFrom)",
                 "must not name the pool itself: remove it",
+            ),
+            // Here and not in the spec, which is in the definition of topologies twice.
+            at(
+                "spec.scaling.metrics",
+                format!(
+                    "{} || has(self.spec.template) && has(self.spec.template.containers) && \
+                     'worker' in self.spec.template.containers && has(self.spec.template.containers['worker'].image)",
+                    has_queue("self.spec")
+                ),
+                "has no {type: Queue}, so that the workers are your own and serve no personas: set template.containers.worker.image to their image, or add {type: Queue}",
             ),
         ]),
         _ => json!([rule(

@@ -27,6 +27,9 @@ pub enum Error {
     /// The API server's refusal, or no answer.
     #[error("the API server: {0}")]
     Kube(#[from] kube::Error),
+    /// Pods that could not be deleted; all else of the visit is done.
+    #[error("{0} pods cannot be deleted and are tried again; the warning before this says why")]
+    Undeleted(usize),
     /// There is no way to reach an API server.
     #[error("no access to a cluster ({0}); run in a pod, or set KUBECONFIG")]
     NoCluster(#[from] kube::config::InferConfigError),
@@ -66,6 +69,7 @@ impl Error {
                 _ => "api",
             },
             Self::Kube(_) | Self::NoCluster(_) => "api_unreachable",
+            Self::Undeleted(_) => "undeleted",
             Self::Queue(error) => error.reason(),
             Self::QueueUnfit(_) => "queue_unfit",
             Self::Leader(_) => "leader",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::adapters::Report;
 use super::roster::Stop;
@@ -79,7 +79,7 @@ pub async fn run(context: Arc<Context>, pulse: Pulse) -> Result<(), QueueError> 
             () = sleep(wait) => {}
             () = context.beat.notified(), if failures == 0 => {}
             // The controller waits for the last one to end.
-            _ = tasks.changed(), if failures == 0 && *context.draining.borrow() => {}
+            _ = tasks.changed(), if failures == 0 && context.draining.borrow().is_some() => {}
         }
     }
 }
@@ -113,7 +113,10 @@ async fn renew(context: &Context) -> Result<Renewal, QueueError> {
             changed
         });
     }
-    let was_draining = context.draining.send_replace(renewed.draining);
+    let since = *context.draining.borrow();
+    let was_draining = since.is_some();
+    let draining = renewed.draining.then(|| since.unwrap_or_else(Instant::now));
+    context.draining.send_replace(draining);
     if was_draining != renewed.draining {
         tracing::info!(
             draining = renewed.draining,

@@ -51,7 +51,7 @@ impl Intake {
         let mut tasks = context.roster.watch();
         let ended = tasks.borrow().ended;
         let mut draining = context.draining.subscribe();
-        let is_draining = *draining.borrow_and_update();
+        let is_draining = draining.borrow_and_update().is_some();
         let mut answering = context.adapters.watch();
         let is_answering = *answering.borrow_and_update();
         let free = context.roster.free();

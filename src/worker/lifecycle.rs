@@ -74,7 +74,7 @@ pub async fn prepare(options: &Options) -> Result<Prepared, Error> {
         emitter: Arc::new(Emitter::new(roster.clone())),
         roster,
         metrics,
-        draining: watch::Sender::new(false),
+        draining: watch::Sender::new(None),
         recycle: OnceLock::new(),
         beat: Notify::new(),
         closing: CancellationToken::new(),
@@ -140,11 +140,15 @@ impl Prepared {
     }
 
     /// Stops in order.
-    async fn stop(self, mut loops: Loops, patience: Duration) -> Result<Ended, Error> {
+    async fn stop(self, mut loops: Loops, drain_timeout: Duration) -> Result<Ended, Error> {
         let context = self.context;
         context.close();
         tracing::info!("shutdown 1 of 5: taking no new requests");
 
+        // One that was drained before has had a part of its time, or all of it: then its pod was deleted
+        // for that.
+        let drained = context.draining.borrow().map(|since| since.elapsed());
+        let patience = drain_timeout.saturating_sub(drained.unwrap_or_default());
         let running = context.roster.count().running;
         tracing::info!(
             running,

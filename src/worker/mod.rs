@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::provider::{Credentials, ProviderError, Providers};
@@ -88,8 +89,8 @@ struct Context {
     roster: Arc<roster::Roster>,
     emitter: Arc<emitter::Emitter>,
     metrics: metrics::Metrics,
-    /// The controller wants nothing new taken.
-    draining: watch::Sender<bool>,
+    /// Since when the controller wants nothing new taken.
+    draining: watch::Sender<Option<Instant>>,
     /// Why it asks to be replaced, once it does.
     recycle: OnceLock<Reason>,
     /// Asks for a heartbeat now.

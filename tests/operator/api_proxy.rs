@@ -27,6 +27,9 @@ const LARGEST: usize = 4 << 20;
 /// What happens while a request of the controller or its answer waits, by its method and path.
 pub type Meanwhile = Arc<dyn Fn(&Method, &str) -> BoxFuture<'static, ()> + Send + Sync>;
 
+/// Whether a request is refused, by its method and path.
+pub type Refuses = Arc<dyn Fn(&Method, &str) -> bool + Send + Sync>;
+
 /// A proxy to the API server.
 pub struct ApiProxy {
     files: TempDir,
@@ -66,6 +69,20 @@ impl ApiProxy {
                 let answer = forward(&client, request).await;
                 waiting.await;
                 answer
+            }
+        };
+        Self::serve(Router::new().fallback(pass)).await
+    }
+
+    /// Answers 500 to these requests, as a server that is short of something does, and passes the others on.
+    pub async fn refusing(client: Client, refuses: Refuses) -> Result<Self> {
+        let pass = move |request: Request| {
+            let (client, refuses) = (client.clone(), refuses.clone());
+            async move {
+                if refuses(request.method(), request.uri().path()) {
+                    return (StatusCode::INTERNAL_SERVER_ERROR, "not now").into_response();
+                }
+                forward(&client, request).await
             }
         };
         Self::serve(Router::new().fallback(pass)).await

@@ -5,6 +5,7 @@ mod api_proxy;
 mod crashes;
 mod crossing;
 mod crossings;
+mod deletions;
 #[path = "../placement/devices.rs"]
 mod devices;
 mod disruption;

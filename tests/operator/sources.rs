@@ -73,6 +73,26 @@ async fn a_pool_follows_a_prometheus_query_and_does_not_shrink_while_that_is_awa
 }
 
 #[tokio::test]
+async fn a_pool_that_follows_other_metrics_alone_grows_while_redis_is_away() -> Result<()> {
+    let (jobs, _exporter, prometheus) = counting_jobs(4).await?;
+    let operator = Operator::start("elsewhere").await?;
+    let metric = json!([{"type": "Prometheus", "prometheus": {
+        "serverAddress": prometheus.url(), "query": "sum(jobs) or vector(0)", "target": 4,
+    }}]);
+    sleepers(&operator, metric, Value::Null).await?;
+    operator.until("sleepers", "at one", size(1)).await?;
+    operator.redis.stop().await?;
+    // It has no reading of the queue, and knows of no login that it gave.
+    operator.controller.restart().await?;
+    jobs.store(14, Ordering::Relaxed);
+    operator.until("sleepers", "at four", size(4)).await?;
+    operator.redis.restart().await?;
+    jobs.store(0, Ordering::Relaxed);
+    operator.until("sleepers", "empty", size(0)).await?;
+    operator.stop().await
+}
+
+#[tokio::test]
 async fn a_pool_follows_a_rabbitmq_queue_as_whom_its_owner_allows() -> Result<()> {
     let rabbit = RabbitMq::start().await?;
     rabbit.declare("jobs").await?;

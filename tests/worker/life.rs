@@ -159,6 +159,47 @@ async fn what_runs_longer_than_the_drain_timeout_is_handed_back_without_a_loss()
 }
 
 #[tokio::test]
+async fn a_worker_that_was_drained_for_its_drain_timeout_hands_back_as_soon_as_it_is_stopped() {
+    let fixture = Fixture::new().await;
+    let model = Upstream::always(vec![Step::Hang]).await;
+    fixture.persona("helper", model.base_url()).await;
+    let drain_timeout = Duration::from_secs(3);
+    let mut options = fixture.options("a");
+    options.drain_timeout = "3s".parse().expect("a span");
+    let worker = fixture.worker_with(options).await;
+    let task = fixture.ask("helper", false).await;
+    model.until("asked", |counts| counts.open == 1).await;
+    fixture.queue.drain("a", true).await.expect("drains");
+    tokio::time::sleep(drain_timeout).await;
+    assert_eq!(fixture.state(&task).await, TaskState::Running);
+    tokio::select! {
+        ended = worker.stopped() => assert_eq!(ended.expect("stops"), Ended::Stopped),
+        () = tokio::time::sleep(drain_timeout) => panic!("it has its drain timeout once more"),
+    }
+    assert_eq!(fixture.state(&task).await, TaskState::Queued);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_called_back_has_its_whole_drain_timeout_again() {
+    let fixture = Fixture::new().await;
+    let mut steps = vec![Step::Pause(Duration::from_millis(300))];
+    steps.extend(says(&["Hello"]));
+    let model = Upstream::always(steps).await;
+    fixture.persona("helper", model.base_url()).await;
+    let mut options = fixture.options("a");
+    options.drain_timeout = "3s".parse().expect("a span");
+    let worker = fixture.worker_with(options).await;
+    fixture.queue.drain("a", true).await.expect("drains");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fixture.queue.drain("a", false).await.expect("undrains");
+    let task = fixture.ask("helper", false).await;
+    model.until("asked", |counts| counts.requests == 1).await;
+    assert_eq!(worker.stopped().await.expect("stops"), Ended::Stopped);
+    let outcome = fixture.outcome(&task).await;
+    assert_eq!(outcome.content.as_deref(), Some("Hello"));
+}
+
+#[tokio::test]
 async fn a_task_that_was_taken_away_stops_and_its_next_attempt_does_not() {
     let fixture = Fixture::new().await;
     let model = Upstream::start(|received| match received.number {

@@ -7,6 +7,7 @@ use super::is_paused;
 use crate::api::condition::{self, READY};
 use crate::api::names::{self, of_topology};
 use crate::api::{Persona, PersonaTopology, Phase, WorkerPool, runtime};
+use crate::controller::pool::template::follows_queue;
 use crate::controller::routes::Published;
 use crate::placement::{Offer, Unplaced};
 use crate::queue::stats::PersonaStats;
@@ -69,7 +70,8 @@ impl PoolView<'_> {
     /// It needs no worker and has none: it makes one when a request comes.
     fn is_asleep(&self) -> bool {
         let workers = self.pool.status.as_ref().map_or(0, |s| s.ready_replicas);
-        workers == 0 && self.is_ready() && self.pool.spec.replicas != Some(0)
+        let wakes = self.pool.spec.replicas != Some(0) && follows_queue(self.pool);
+        workers == 0 && self.is_ready() && wakes
     }
 
     fn is_ready(&self) -> bool {
@@ -104,7 +106,7 @@ impl PoolView<'_> {
             return false;
         }
         // A queue that has lost its data knows no worker until each has sent its next heartbeat.
-        let unheard = up && !self.has_workers();
+        let unheard = up && !self.has_workers() && follows_queue(self.pool);
         self.is_asleep() || unheard || self.holds(lane).unwrap_or(true)
     }
 
@@ -124,6 +126,8 @@ impl PoolView<'_> {
         let ready = status.and_then(|s| s.conditions.iter().find(|c| c.type_ == READY));
         match ready {
             _ if self.is_leaving() => "Deleting",
+            // Its workers are its owner's.
+            _ if !follows_queue(self.pool) => "ServesNoPersonas",
             Some(condition) if condition.status != "True" => &condition.reason,
             Some(_) if self.pool.spec.replicas == Some(0) => "PinnedToZero",
             Some(_) if !self.is_ready_now() => "Updating",

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
+use super::template::follows_queue;
 use super::{FIELD_MANAGER, is_owned};
 use crate::api::names::{ANNOTATION_OPENED, LABEL_PHASE, LABEL_POOL, of_topology};
 use crate::api::{Device, WorkerPool};
@@ -21,11 +22,32 @@ use crate::queue::task::Duties;
 /// Requests to the API server under way at once, a pool.
 pub const PARALLEL: usize = 64;
 
-/// Carries the plan out, except for the pods to make.
+/// Carries the plan out, except for the pods to make. Leaves in `plan.delete` what could not be deleted.
 ///
 /// # Errors
-/// The queue gave no answer.
+/// The queue gave no answer. A pool that follows other metrics alone has its pods deleted all the same.
 pub async fn apply(
+    cx: &Context,
+    o: &Observed,
+    plan: &mut Plan,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    // Before the workers, so that they find an open pool and can log in.
+    let told = tell_queue(cx, o, plan, memory).await;
+    if told.is_err() && follows_queue(&o.pool) {
+        return told;
+    }
+    let namespace = o.pool.namespace().unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
+    plan.delete = delete(cx, &pods, o, std::mem::take(&mut plan.delete)).await;
+    if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
+        memory.tidied = Some(o.template.hash.clone());
+    }
+    told
+}
+
+/// Does what the plan says in the queue.
+async fn tell_queue(
     cx: &Context,
     o: &Observed,
     plan: &Plan,
@@ -33,15 +55,18 @@ pub async fn apply(
 ) -> Result<(), Error> {
     let namespace = o.pool.namespace().unwrap_or_default();
     let queue = cx.queue.namespace(&namespace)?;
-    // Before the workers, so that they find an open pool and can log in.
-    if !plan.create.is_empty() {
+    // Workers of the owner's are nobody in the queue.
+    let log_in = follows_queue(&o.pool);
+    if log_in && !plan.create.is_empty() {
         cx.access.ensure(cx, &namespace).await?;
     }
     if let Ok(stats) = &o.stats
         && !stats.open
     {
-        // Already now, so that the first task finds a pool that lacks nothing but workers.
-        cx.access.ensure(cx, &namespace).await?;
+        if log_in {
+            // Already now, so that the first task finds a pool that lacks nothing but workers.
+            cx.access.ensure(cx, &namespace).await?;
+        }
         open(cx, &queue, o).await?;
         cx.observer.look(&namespace, &o.pool.name_any());
     }
@@ -66,11 +91,6 @@ pub async fn apply(
     }
     if !plan.drain.is_empty() || !plan.undrain.is_empty() {
         cx.observer.look(&namespace, &o.pool.name_any());
-    }
-    let pods: Api<Pod> = Api::namespaced(cx.client.clone(), &namespace);
-    delete(cx, &pods, o, &plan.delete).await;
-    if claims_to_tidy(o, memory) && tidy_claims(cx, &namespace, o).await {
-        memory.tidied = Some(o.template.hash.clone());
     }
     Ok(())
 }
@@ -179,8 +199,14 @@ async fn tidy_claims(cx: &Context, namespace: &str, o: &Observed) -> bool {
     done
 }
 
-async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal]) {
-    let deleting = removals.iter().cloned().map(|removal| async move {
+/// Deletes pods; answers which of them could not be deleted.
+async fn delete(
+    cx: &Context,
+    pods: &Api<Pod>,
+    o: &Observed,
+    removals: Vec<Removal>,
+) -> Vec<Removal> {
+    let deleting = removals.into_iter().map(|removal| async move {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(removal.uid.clone()),
@@ -195,6 +221,7 @@ async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal
         .buffer_unordered(PARALLEL)
         .collect()
         .await;
+    let mut left = Vec::new();
     for (removal, result) in results {
         match result {
             Ok(answer) => {
@@ -209,9 +236,11 @@ async fn delete(cx: &Context, pods: &Api<Pod>, o: &Observed, removals: &[Removal
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => {
                 tracing::warn!(pod = removal.name, %error, "a pod cannot be deleted, trying again");
+                left.push(removal);
             }
         }
     }
+    left
 }
 
 /// What a person would want to know of a deletion.

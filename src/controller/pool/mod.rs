@@ -80,9 +80,11 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         // that counts anew.
         cx.observer.look(&namespace, &name);
     }
-    let mut applied = apply::apply(cx, &observed, &plan, memory).await;
-    if applied.is_ok() {
-        applied = grow::grow(cx, &mut observed, &mut plan, memory).await;
+    let mut applied = apply::apply(cx, &observed, &mut plan, memory).await;
+    // Workers of the owner's are made, whatever has become of the queue.
+    if applied.is_ok() || !template::follows_queue(&observed.pool) {
+        let grown = grow::grow(cx, &mut observed, &mut plan, memory).await;
+        applied = applied.and(grown);
     }
     // What the plan's effects are is read anew: a created pod counts at once.
     let (pool, at) = (observed.pool.clone(), observed.now);
@@ -103,6 +105,10 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
     applied?;
     if due.is_ok() {
         memory.written = Some(seen.now);
+    }
+    if !plan.delete.is_empty() {
+        // Nothing else rings for them: a worker that is drained changes no more.
+        return Err(Error::Undeleted(plan.delete.len()));
     }
     let now = now();
     let times = [

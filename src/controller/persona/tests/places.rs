@@ -1,8 +1,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Case, enter, generic, may_be_empty, of_topology};
-use crate::api::Phase;
 use crate::api::condition::{ADAPTER_LOADED, MODEL_PLACED, READY, ROUTED};
+use crate::api::{MetricType, Phase};
 use crate::controller::fixture::{PersonaExt, a_persona, a_pool, at, condition, ready};
 use crate::controller::persona::plan::Intent;
 use crate::controller::persona::status::{Outcome, Refusal};
@@ -178,6 +178,28 @@ fn a_pool_of_its_owner_must_exist_and_may_be_asleep() {
         "{}",
         case.message()
     );
+}
+
+#[test]
+fn a_pool_of_its_owners_workers_is_not_entered_and_says_why() {
+    for workers in [0, 1] {
+        let mut pool = may_be_empty(ready(a_pool("mine"), workers));
+        pool.spec.scaling.metrics[0].type_ = MetricType::Prometheus;
+        let persona = a_persona("a").on_own_pool("mine");
+        let case = Case::new(persona.clone()).home(pool.clone(), &[]);
+        assert_eq!(case.plan().route, Some(Intent::Stay));
+        assert!(
+            case.message().contains("(ServesNoPersonas)"),
+            "{}",
+            case.message()
+        );
+        // Who was there before its metrics were changed.
+        let there = Case::new(persona)
+            .home(pool.clone(), &[])
+            .in_pool(pool, &[]);
+        let waits = "False/WaitingForPool";
+        assert_eq!(there.says().1, waits);
+    }
 }
 
 #[test]
