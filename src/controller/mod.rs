@@ -45,7 +45,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::context::Context;
@@ -83,12 +83,17 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let client = Client::try_default().await?;
     let cluster_id = match &options.cluster_id {
         Some(id) => id.clone(),
-        None => cluster_id(&client).await?,
+        None => tokio::select! {
+            id = cluster_id(&client) => id?,
+            () = stop.cancelled() => return Ok(()),
+        },
     };
     let mut election = leader::Election::new(client.clone(), &options);
-    if !election.acquire(&stop).await {
+    let Some(held) = election.acquire(&stop).await else {
+        // What was asked for last may have been granted all the same.
+        election.release().await;
         return Ok(());
-    }
+    };
     metrics.leader.set(1);
     busy.store(true, Ordering::Relaxed);
     let (bells, visits) = bells::Bells::new();
@@ -121,11 +126,13 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     });
     let working = stop.child_token();
     let mut work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
-    let ended = election.keep(&stop).await;
+    let ended = election.keep(held, &stop).await;
     working.cancel();
     match ended {
-        Ok(()) => {
-            match timeout(FINISH, &mut work).await {
+        Ok(until) => {
+            // The lease is not renewed any more.
+            let until = until.min(Instant::now() + FINISH);
+            match timeout_at(until, &mut work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "the reconcilers broke"),
                 Err(_) => {
