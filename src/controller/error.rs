@@ -12,6 +12,9 @@ pub enum Error {
     /// Logs, metrics or health cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    /// A setting that cannot be followed; says what to set.
+    #[error("{0}")]
+    Setting(String),
     /// A file that is needed cannot be read.
     #[error("cannot read {what} {file} ({source}); mount it, or correct {variable}")]
     File {
@@ -55,6 +58,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Telemetry(_) => "telemetry",
+            Self::Setting(_) => "setting",
             Self::File { .. } => "file",
             Self::Kube(kube::Error::Api(status)) => match status.code {
                 403 => "forbidden",

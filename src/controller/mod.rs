@@ -64,6 +64,7 @@ const FINISH: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps it from starting, or that another process leads now.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    options.check()?;
     let health = Health::default();
     let registry = telemetry::registry()?;
     let metrics = metrics::Metrics::register(&registry).map_err(telemetry::Error::from)?;
