@@ -12,7 +12,7 @@ use kube::Resource;
 use kube::runtime::controller::{self, Action, ReconcileReason, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, Error};
@@ -22,6 +22,9 @@ use crate::lock::lock;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 /// Objects of a kind that are reconciled at once.
 const CONCURRENCY: u16 = 32;
+/// A visit that takes longer is given up. Requests have limits of their own, and a pool that grows makes
+/// many of them.
+const ENDLESS: Duration = Duration::from_secs(600);
 
 /// One visit to an object.
 pub type Reconcile<K> = fn(Arc<K>, Arc<Context>) -> BoxFuture<'static, Result<Action, Error>>;
@@ -54,7 +57,8 @@ pub async fn drive<K>(
         Box::pin(async move {
             let began = Instant::now();
             let key = ObjectRef::from(&*object);
-            let result = reconcile(object, cx.clone()).await;
+            let visited = timeout(ENDLESS, reconcile(object, cx.clone())).await;
+            let result = visited.unwrap_or(Err(Error::Endless(ENDLESS)));
             cx.metrics
                 .reconcile
                 .with_label_values(&[kind])

@@ -1,6 +1,7 @@
 //! What can go wrong in the controller.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::leader::LeaderError;
 use crate::queue::QueueError;
@@ -39,6 +40,12 @@ pub enum Error {
     /// The queue's server cannot be used as it is.
     #[error("{0}")]
     QueueUnfit(String),
+    /// A visit that did not end.
+    #[error("the visit did not end within {0:?} and was given up")]
+    Endless(Duration),
+    /// A part of the controller ended, so that the rest would decide on what is no longer true.
+    #[error("{0}; the controller ends, to be started anew")]
+    Broken(String),
     /// Another process leads.
     #[error(transparent)]
     Leader(#[from] LeaderError),
@@ -72,6 +79,8 @@ impl Error {
             Self::Kube(_) | Self::NoCluster(_) => "api_unreachable",
             Self::Queue(error) => error.reason(),
             Self::QueueUnfit(_) => "queue_unfit",
+            Self::Endless(_) => "endless",
+            Self::Broken(_) => "broken",
             Self::Leader(_) => "leader",
         }
     }

@@ -11,6 +11,7 @@
 mod access;
 mod assignment;
 mod bells;
+mod client;
 mod contact;
 mod context;
 mod drive;
@@ -81,7 +82,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let _server = telemetry::serve(options.listen, registry, health.clone()).await?;
     let master = read_master_key(&options)?;
     let queue = Queue::connect(queue_options(&options)?)?;
-    let client = Client::try_default().await?;
+    let client = client::connect(options.api_timeout.into()).await?;
     let cluster_id = match &options.cluster_id {
         Some(id) => id.clone(),
         None => tokio::select! {

@@ -74,6 +74,10 @@ pub struct Options {
     /// Time between attempts to take or renew the lease.
     #[arg(long, env = "PERSONA_LEASE_RETRY_PERIOD", default_value = "2s")]
     pub lease_retry_period: Span,
+    /// A request to the API server that has no answer for this long failed. Longer than admission webhooks
+    /// may take together.
+    #[arg(long, env = "PERSONA_API_TIMEOUT", default_value = "60s")]
+    pub api_timeout: Span,
 }
 
 impl Options {
@@ -82,10 +86,11 @@ impl Options {
     /// # Errors
     /// What to set instead.
     pub fn check(&self) -> Result<(), Error> {
-        let (lasts, deadline, retry) = (
+        let (lasts, deadline, retry, api) = (
             self.lease_duration,
             self.lease_renew_deadline,
             self.lease_retry_period,
+            self.api_timeout,
         );
         let advice = if lasts < Span::secs(1) || lasts.as_millis() % 1_000 != 0 {
             format!("PERSONA_LEASE_DURATION is {lasts}: set whole seconds, like 15s")
@@ -101,6 +106,8 @@ impl Options {
                 "PERSONA_LEASE_RETRY_PERIOD is {retry}: set 10ms at least, and at most half of \
                  PERSONA_LEASE_RENEW_DEADLINE ({deadline}), so that one renewal may fail"
             )
+        } else if api < Span::secs(1) {
+            format!("PERSONA_API_TIMEOUT is {api}: set 1s at least, like 60s")
         } else {
             return Ok(());
         };
@@ -142,6 +149,7 @@ mod tests {
             (&["--lease-renew-deadline=15s"], "two thirds"),
             (&["--lease-retry-period=0s"], "10ms at least"),
             (&["--lease-retry-period=6s"], "may fail"),
+            (&["--api-timeout=0s"], "like 60s"),
         ] {
             let refused = with(settings).expect_err("refused");
             assert!(refused.contains(word), "{settings:?}: {refused}");

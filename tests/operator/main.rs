@@ -12,6 +12,7 @@ mod failover;
 mod fuse;
 mod gate;
 mod gpus;
+mod hanging;
 mod harness;
 mod kills;
 mod leftovers;
