@@ -35,6 +35,7 @@ mod status;
 mod topology;
 mod watch;
 mod words;
+mod work;
 
 use std::fs;
 use std::sync::Arc;
@@ -45,7 +46,6 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -127,16 +127,30 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         options,
     });
     let working = stop.child_token();
-    let mut work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
-    let ended = election.keep(held, &stop).await;
+    let mut work = tokio::spawn(work::work(
+        cx,
+        visits,
+        looks,
+        writers,
+        busy,
+        working.clone(),
+    ));
+    let ended = tokio::select! {
+        ended = election.keep(held, &stop) => ended,
+        worked = &mut work => {
+            election.release().await;
+            return worked.unwrap_or_else(|error| Err(Error::Broken(error.to_string())));
+        }
+    };
     working.cancel();
     match ended {
         Ok(until) => {
             // The lease is not renewed any more.
             let until = until.min(Instant::now() + FINISH);
             match timeout_at(until, &mut work).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the reconcilers broke"),
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::error!(%error, "at the end"),
+                Ok(Err(error)) => tracing::error!(%error, "at the end"),
                 Err(_) => {
                     tracing::warn!("the reconcilers did not finish in time");
                     // The next leader begins when the lease is free.
@@ -153,54 +167,6 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             Err(lost.into())
         }
     }
-}
-
-async fn work(
-    cx: Arc<Context>,
-    visits: bells::Visits,
-    looks: tokio::sync::mpsc::Receiver<observer::PoolKey>,
-    writers: watch::Writers,
-    busy: Arc<AtomicBool>,
-    stop: CancellationToken,
-) {
-    let mut watches = JoinSet::new();
-    watch::start(&cx, writers, &mut watches);
-    watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
-    watches.spawn(sources::run(cx.clone(), stop.clone()));
-    watches.spawn(contact::run(cx.clone(), stop.clone()));
-    watches.spawn(contact::sweep::run(cx.clone(), stop.clone()));
-    tokio::select! {
-        () = cx.stores.wait_until_synced() => {}
-        () = stop.cancelled() => {}
-    }
-    busy.store(false, Ordering::Relaxed);
-    let stores = &cx.stores;
-    futures::join!(
-        drive::drive(
-            "PersonaTopology",
-            stores.topologies.clone(),
-            visits.topologies,
-            topology::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-        drive::drive(
-            "WorkerPool",
-            stores.pools.clone(),
-            visits.pools,
-            pool::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-        drive::drive(
-            "Persona",
-            stores.personas.clone(),
-            visits.personas,
-            persona::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-    );
 }
 
 fn stores() -> (context::Stores, watch::Writers) {
