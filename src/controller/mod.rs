@@ -33,6 +33,7 @@ mod slices;
 mod sources;
 mod status;
 mod topology;
+mod turns;
 mod watch;
 mod words;
 mod work;
