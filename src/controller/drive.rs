@@ -1,6 +1,5 @@
 //! Runs a reconciler over the objects that it is called to.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -9,25 +8,26 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::{StreamExt, stream};
 use kube::Resource;
+use kube::api::ObjectMeta;
 use kube::runtime::controller::{self, Action, ReconcileReason, ReconcileRequest, applier};
 use kube::runtime::reflector::{ObjectRef, Store};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{CONCURRENCY, Key, Turn, Turns, Version};
 use super::{Context, Error};
 use crate::lock::lock;
 
-/// First and longest pause after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
-/// Objects of a kind that are reconciled at once.
-const CONCURRENCY: u16 = 32;
+/// A visit that takes longer is given up. Requests have limits of their own, and a pool that grows makes
+/// many of them.
+const ENDLESS: Duration = Duration::from_secs(600);
 
 /// One visit to an object.
 pub type Reconcile<K> = fn(Arc<K>, Arc<Context>) -> BoxFuture<'static, Result<Action, Error>>;
 
-/// Reconciles what `visits` names until `stop`; one object is never visited twice at once. A failed
-/// visit is repeated after a pause that doubles, with jitter.
+/// Reconciles what `visits` names until `stop`; one object is never visited twice at once, and no namespace
+/// takes all the room. A failed visit is repeated after a pause that doubles, with jitter.
 pub async fn drive<K>(
     kind: &'static str,
     store: Store<K>,
@@ -38,47 +38,63 @@ pub async fn drive<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    let failures: Arc<Mutex<HashMap<ObjectRef<K>, u32>>> = Arc::default();
-    let queue = stream::unfold(visits, |mut visits| async move {
-        let obj_ref = visits.recv().await?;
+    let turns = Arc::new(Mutex::new(Turns::default()));
+    let called = Arc::new(Notify::new());
+    let calls = (visits, turns.clone(), called.clone());
+    let queue = stream::unfold(calls, |(mut visits, turns, called)| async move {
+        let obj_ref = loop {
+            if let Some((namespace, name)) = lock(&turns).next() {
+                break ObjectRef::new(&name).within(&namespace);
+            }
+            tokio::select! {
+                () = called.notified() => {}
+                visit = visits.recv() => break visit?,
+            }
+        };
         let reason = ReconcileReason::Unknown;
         Some((
             Ok::<_, Infallible>(ReconcileRequest { obj_ref, reason }),
-            visits,
+            (visits, turns, called),
         ))
     })
     .take_until(stop.cancelled_owned());
-    let succeeded = failures.clone();
+    let (turns_of_visits, call) = (turns.clone(), called.clone());
     let visit = move |object: Arc<K>, cx: Arc<Context>| {
-        let succeeded = succeeded.clone();
+        let (turns, called) = (turns_of_visits.clone(), call.clone());
         Box::pin(async move {
             let began = Instant::now();
-            let key = ObjectRef::from(&*object);
-            let result = reconcile(object, cx.clone()).await;
+            let key = key_of(object.meta());
+            let turn = lock(&turns).begin(&key, &version_of(object.meta()), began);
+            match turn {
+                Turn::Now => {}
+                Turn::In(rest) => {
+                    called.notify_one();
+                    return Ok(Action::requeue(rest));
+                }
+                Turn::Called => return Ok(Action::await_change()),
+            }
+            let visited = timeout(ENDLESS, reconcile(object, cx.clone())).await;
+            let result = visited.unwrap_or(Err(Error::Endless(ENDLESS)));
             cx.metrics
                 .reconcile
                 .with_label_values(&[kind])
                 .observe(began.elapsed().as_secs_f64());
-            if result.is_ok() {
-                lock(&succeeded).remove(&key);
-            }
+            lock(&turns).end(&key, result.is_ok());
+            called.notify_one();
             result
         })
     };
+    let turns_of_failures = turns.clone();
     let failed = move |object: Arc<K>, error: &Error, cx: Arc<Context>| {
         cx.metrics
             .errors
             .with_label_values(&[kind, error.reason()])
             .inc();
-        let key = ObjectRef::from(&*object);
-        let count = {
-            let mut failures = lock(&failures);
-            let count = failures.entry(key.clone()).or_default();
-            *count = count.saturating_add(1);
-            *count
-        };
-        let pause = pause(count);
-        tracing::warn!(kind, object = %key, %error, count, "reconciling failed, again in {pause:.1?}");
+        let (key, version) = (key_of(object.meta()), version_of(object.meta()));
+        let jitter = rand::random_range(0.75..1.25);
+        let (count, pause) = lock(&turns_of_failures).fail(&key, version, Instant::now(), jitter);
+        let object = ObjectRef::from(&*object);
+        tracing::warn!(kind, %object, %error, count, "reconciling failed, again in {pause:.1?}");
         Action::requeue(pause)
     };
     let config = controller::Config::default().concurrency(CONCURRENCY);
@@ -87,7 +103,11 @@ pub async fn drive<K>(
         if let Err(error) = result {
             match error {
                 // It was deleted between the call and the visit.
-                controller::Error::ObjectNotFound(_) => {}
+                controller::Error::ObjectNotFound(gone) => {
+                    let key = (gone.namespace.unwrap_or_default(), gone.name);
+                    lock(&turns).gone(&key);
+                    called.notify_one();
+                }
                 // Counted and told above.
                 controller::Error::ReconcilerFailed(..) => {}
                 other => tracing::error!(kind, error = %other, "a reconciler's loop"),
@@ -96,8 +116,11 @@ pub async fn drive<K>(
     }
 }
 
-fn pause(failures: u32) -> Duration {
-    let (first, longest) = BACKOFF;
-    let pause = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    pause.min(longest).mul_f64(rand::random_range(0.75..1.25))
+fn key_of(meta: &ObjectMeta) -> Key {
+    let namespace = meta.namespace.clone().unwrap_or_default();
+    (namespace, meta.name.clone().unwrap_or_default())
+}
+
+fn version_of(meta: &ObjectMeta) -> Version {
+    (meta.uid.clone(), meta.generation)
 }

@@ -1,6 +1,7 @@
 //! What can go wrong in the controller.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::leader::LeaderError;
 use crate::queue::QueueError;
@@ -12,6 +13,9 @@ pub enum Error {
     /// Logs, metrics or health cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    /// A setting that cannot be followed; says what to set.
+    #[error("{0}")]
+    Setting(String),
     /// A file that is needed cannot be read.
     #[error("cannot read {what} {file} ({source}); mount it, or correct {variable}")]
     File {
@@ -39,6 +43,12 @@ pub enum Error {
     /// The queue's server cannot be used as it is.
     #[error("{0}")]
     QueueUnfit(String),
+    /// A visit that did not end.
+    #[error("the visit did not end within {0:?} and was given up")]
+    Endless(Duration),
+    /// A part of the controller ended, so that the rest would decide on what is no longer true.
+    #[error("{0}; the controller ends, to be started anew")]
+    Broken(String),
     /// Another process leads.
     #[error(transparent)]
     Leader(#[from] LeaderError),
@@ -58,6 +68,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Telemetry(_) => "telemetry",
+            Self::Setting(_) => "setting",
             Self::File { .. } => "file",
             Self::Kube(kube::Error::Api(status)) => match status.code {
                 403 => "forbidden",
@@ -72,6 +83,8 @@ impl Error {
             Self::Undeleted(_) => "undeleted",
             Self::Queue(error) => error.reason(),
             Self::QueueUnfit(_) => "queue_unfit",
+            Self::Endless(_) => "endless",
+            Self::Broken(_) => "broken",
             Self::Leader(_) => "leader",
         }
     }

@@ -7,7 +7,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Options;
@@ -37,10 +37,26 @@ pub struct Election {
     seen: Option<(LeaseSpec, Instant)>,
 }
 
+/// How often a try begins anew because the lease was changed between reading and writing it.
+const CHANGES: usize = 3;
+
 /// What one try led to.
 enum Try {
-    Held,
+    /// We hold it, since this was asked for: an answer may be late, and to the others the lease was
+    /// renewed at any time since then.
+    Held(Instant),
     By(String),
+}
+
+/// Why a try led to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    #[error("no answer of the API server for {0:?}")]
+    Silence(Duration),
+    #[error("the lease is changed all the time: see who else writes it")]
+    Changed,
 }
 
 impl Election {
@@ -58,14 +74,20 @@ impl Election {
         }
     }
 
-    /// Waits until this process leads; false when `stop` came first.
-    pub async fn acquire(&mut self, stop: &CancellationToken) -> bool {
+    /// Waits until this process leads, and returns when it asked for that; none when `stop` came first.
+    pub async fn acquire(&mut self, stop: &CancellationToken) -> Option<Instant> {
         let mut told = None;
-        while !stop.is_cancelled() {
-            match self.attempt().await {
-                Ok(Try::Held) => {
+        loop {
+            let tried = tokio::select! {
+                tried = self.attempt(self.patience()) => tried,
+                () = stop.cancelled() => return None,
+            };
+            match tried {
+                // The process may have been stopped meanwhile: it would have to end at once.
+                Ok(Try::Held(asked)) if asked.elapsed() >= self.renew_deadline => continue,
+                Ok(Try::Held(asked)) => {
                     tracing::info!(identity = self.identity, "leading");
-                    return true;
+                    return Some(asked);
                 }
                 Ok(Try::By(holder)) => {
                     if told.as_ref() != Some(&holder) {
@@ -77,31 +99,38 @@ impl Election {
             }
             tokio::select! {
                 () = sleep(self.pause()) => {}
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => return None,
             }
         }
-        false
     }
 
-    /// Renews until `stop`, then gives the lease back.
+    /// Renews what is held since `renewed` until `stop`. Returns until when this process may write, though
+    /// it renews no more.
     ///
     /// # Errors
     /// When leadership is lost; the caller must stop writing at once.
-    pub async fn keep(&mut self, stop: &CancellationToken) -> Result<(), LeaderError> {
-        let mut renewed = Instant::now();
+    pub async fn keep(
+        &mut self,
+        mut renewed: Instant,
+        stop: &CancellationToken,
+    ) -> Result<Instant, LeaderError> {
+        let mut asked = renewed;
         loop {
+            // After a try that took all its time the next one begins at once.
             tokio::select! {
-                () = sleep(self.retry) => {}
-                () = stop.cancelled() => return Ok(()),
+                () = sleep_until(asked + self.retry) => {}
+                () = stop.cancelled() => return Ok(renewed + self.renew_deadline),
             }
+            asked = Instant::now();
             let left = self.renew_deadline.saturating_sub(renewed.elapsed());
-            // An answer may be late: to the others the lease was renewed at any time since it was asked for.
-            let asked = Instant::now();
-            match timeout(left, self.attempt()).await {
-                Ok(Ok(Try::Held)) => renewed = asked,
-                Ok(Ok(Try::By(holder))) => return Err(LeaderError::Taken(holder)),
-                Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease, trying again"),
-                Err(_) => {}
+            let tried = tokio::select! {
+                tried = self.attempt(left.min(self.patience())) => tried,
+                () = stop.cancelled() => return Ok(renewed + self.renew_deadline),
+            };
+            match tried {
+                Ok(Try::Held(since)) => renewed = since,
+                Ok(Try::By(holder)) => return Err(LeaderError::Taken(holder)),
+                Err(error) => tracing::warn!(%error, "cannot renew the lease, trying again"),
             }
             if renewed.elapsed() >= self.renew_deadline {
                 return Err(LeaderError::Lost(self.renew_deadline));
@@ -109,55 +138,79 @@ impl Election {
         }
     }
 
-    /// Gives the lease back, so that the next one need not wait for it to run out.
+    /// Gives the lease back if it is ours, so that the next one need not wait for it to run out.
     pub async fn release(&mut self) {
         let release = async {
-            let mut lease = self.leases.get(&self.name).await?;
-            if let Some(spec) = &mut lease.spec
-                && spec.holder_identity.as_deref() == Some(&self.identity)
-            {
+            // A renewal that nobody waits for any more may come in between.
+            for _ in 0..CHANGES {
+                let mut lease = self.leases.get(&self.name).await?;
+                let Some(spec) = &mut lease.spec else { break };
+                if spec.holder_identity.as_deref() != Some(&self.identity) {
+                    break;
+                }
                 spec.holder_identity = None;
                 spec.lease_duration_seconds = Some(1);
-                self.leases
-                    .replace(&self.name, &PostParams::default(), &lease)
-                    .await?;
+                let params = PostParams::default();
+                let replaced = self.leases.replace(&self.name, &params, &lease).await;
+                if unless_changed(replaced)?.is_some() {
+                    return Ok(true);
+                }
             }
-            Ok::<_, kube::Error>(())
+            Ok::<_, kube::Error>(false)
         };
         match timeout(self.retry, release).await {
-            Ok(Ok(())) => tracing::info!("gave the lease back"),
+            Ok(Ok(true)) => tracing::info!("gave the lease back"),
+            Ok(Ok(false)) => tracing::info!("the lease is another's: nothing to give back"),
             Ok(Err(error)) => tracing::warn!(%error, "cannot give the lease back, it runs out"),
             Err(_) => tracing::warn!("cannot give the lease back in time, it runs out"),
         }
     }
 
-    async fn attempt(&mut self) -> Result<Try, kube::Error> {
-        let params = PostParams::default();
-        let Some(mut lease) = self.leases.get_opt(&self.name).await? else {
-            let lease = Lease {
-                metadata: ObjectMeta {
-                    name: Some(self.name.clone()),
-                    ..ObjectMeta::default()
-                },
-                spec: Some(self.claim(None)),
-            };
-            return match self.leases.create(&params, &lease).await {
-                Ok(_) => Ok(Try::Held),
-                Err(error) if is_conflict(&error) => Ok(Try::By("another one".into())),
-                Err(error) => Err(error),
-            };
+    /// How long one try may take: a request that hangs leaves time for one over another connection.
+    fn patience(&self) -> Duration {
+        self.renew_deadline / 2
+    }
+
+    async fn attempt(&mut self, limit: Duration) -> Result<Try, Failure> {
+        let tries = async {
+            for _ in 0..CHANGES {
+                if let Some(done) = self.attempt_once().await? {
+                    return Ok(done);
+                }
+            }
+            Err(Failure::Changed)
         };
-        let spec = lease.spec.take().unwrap_or_default();
-        if let Some(holder) = self.other_holder(&spec) {
-            return Ok(Try::By(holder));
-        }
-        lease.spec = Some(self.claim(Some(&spec)));
-        // The resourceVersion goes with it: of two that try, one fails.
-        match self.leases.replace(&self.name, &params, &lease).await {
-            Ok(_) => Ok(Try::Held),
-            Err(error) if is_conflict(&error) => Ok(Try::By("another one".into())),
-            Err(error) => Err(error),
-        }
+        let tried = timeout(limit, tries).await;
+        tried.unwrap_or(Err(Failure::Silence(limit)))
+    }
+
+    /// None when the lease was changed between reading and writing it. That may have been anybody, and
+    /// this process too, when the API server was asked twice: reading it again says who holds it.
+    async fn attempt_once(&mut self) -> Result<Option<Try>, kube::Error> {
+        let asked = Instant::now();
+        let params = PostParams::default();
+        let written = match self.leases.get_opt(&self.name).await? {
+            None => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(self.name.clone()),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(self.claim(None)),
+                };
+                self.leases.create(&params, &lease).await
+            }
+            Some(mut lease) => {
+                let spec = lease.spec.take().unwrap_or_default();
+                if let Some(holder) = self.other_holder(&spec) {
+                    return Ok(Some(Try::By(holder)));
+                }
+                lease.spec = Some(self.claim(Some(&spec)));
+                // The resourceVersion goes with it: of two that try, one fails.
+                self.leases.replace(&self.name, &params, &lease).await
+            }
+        };
+        Ok(unless_changed(written)?.map(|_| Try::Held(asked)))
     }
 
     /// Who holds the lease, unless that is nobody, us, or someone who has not renewed it for as long
@@ -205,6 +258,10 @@ impl Election {
     }
 }
 
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
+/// None when somebody else wrote the object before.
+fn unless_changed<T>(written: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match written {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        other => other.map(Some),
+    }
 }

@@ -11,6 +11,7 @@
 mod access;
 mod assignment;
 mod bells;
+mod client;
 mod contact;
 mod context;
 mod drive;
@@ -32,8 +33,10 @@ mod slices;
 mod sources;
 mod status;
 mod topology;
+mod turns;
 mod watch;
 mod words;
+mod work;
 
 use std::fs;
 use std::sync::Arc;
@@ -44,8 +47,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::context::Context;
@@ -64,6 +66,7 @@ const FINISH: Duration = Duration::from_secs(5);
 /// # Errors
 /// What keeps it from starting, or that another process leads now.
 pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error> {
+    options.check()?;
     let health = Health::default();
     let registry = telemetry::registry()?;
     let metrics = metrics::Metrics::register(&registry).map_err(telemetry::Error::from)?;
@@ -80,15 +83,20 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
     let _server = telemetry::serve(options.listen, registry, health.clone()).await?;
     let master = read_master_key(&options)?;
     let queue = Queue::connect(queue_options(&options)?)?;
-    let client = Client::try_default().await?;
+    let client = client::connect(options.api_timeout.into()).await?;
     let cluster_id = match &options.cluster_id {
         Some(id) => id.clone(),
-        None => cluster_id(&client).await?,
+        None => tokio::select! {
+            id = cluster_id(&client) => id?,
+            () = stop.cancelled() => return Ok(()),
+        },
     };
     let mut election = leader::Election::new(client.clone(), &options);
-    if !election.acquire(&stop).await {
+    let Some(held) = election.acquire(&stop).await else {
+        // What was asked for last may have been granted all the same.
+        election.release().await;
         return Ok(());
-    }
+    };
     metrics.leader.set(1);
     busy.store(true, Ordering::Relaxed);
     let (bells, visits) = bells::Bells::new();
@@ -120,14 +128,30 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         options,
     });
     let working = stop.child_token();
-    let mut work = tokio::spawn(work(cx, visits, looks, writers, busy, working.clone()));
-    let ended = election.keep(&stop).await;
+    let mut work = tokio::spawn(work::work(
+        cx,
+        visits,
+        looks,
+        writers,
+        busy,
+        working.clone(),
+    ));
+    let ended = tokio::select! {
+        ended = election.keep(held, &stop) => ended,
+        worked = &mut work => {
+            election.release().await;
+            return worked.unwrap_or_else(|error| Err(Error::Broken(error.to_string())));
+        }
+    };
     working.cancel();
     match ended {
-        Ok(()) => {
-            match timeout(FINISH, &mut work).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the reconcilers broke"),
+        Ok(until) => {
+            // The lease is not renewed any more.
+            let until = until.min(Instant::now() + FINISH);
+            match timeout_at(until, &mut work).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::error!(%error, "at the end"),
+                Ok(Err(error)) => tracing::error!(%error, "at the end"),
                 Err(_) => {
                     tracing::warn!("the reconcilers did not finish in time");
                     // The next leader begins when the lease is free.
@@ -144,54 +168,6 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             Err(lost.into())
         }
     }
-}
-
-async fn work(
-    cx: Arc<Context>,
-    visits: bells::Visits,
-    looks: tokio::sync::mpsc::Receiver<observer::PoolKey>,
-    writers: watch::Writers,
-    busy: Arc<AtomicBool>,
-    stop: CancellationToken,
-) {
-    let mut watches = JoinSet::new();
-    watch::start(&cx, writers, &mut watches);
-    watches.spawn(observer::run(cx.clone(), looks, stop.clone()));
-    watches.spawn(sources::run(cx.clone(), stop.clone()));
-    watches.spawn(contact::run(cx.clone(), stop.clone()));
-    watches.spawn(contact::sweep::run(cx.clone(), stop.clone()));
-    tokio::select! {
-        () = cx.stores.wait_until_synced() => {}
-        () = stop.cancelled() => {}
-    }
-    busy.store(false, Ordering::Relaxed);
-    let stores = &cx.stores;
-    futures::join!(
-        drive::drive(
-            "PersonaTopology",
-            stores.topologies.clone(),
-            visits.topologies,
-            topology::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-        drive::drive(
-            "WorkerPool",
-            stores.pools.clone(),
-            visits.pools,
-            pool::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-        drive::drive(
-            "Persona",
-            stores.personas.clone(),
-            visits.personas,
-            persona::reconcile,
-            cx.clone(),
-            stop.clone()
-        ),
-    );
 }
 
 fn stores() -> (context::Stores, watch::Writers) {

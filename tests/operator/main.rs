@@ -13,6 +13,7 @@ mod failover;
 mod fuse;
 mod gate;
 mod gpus;
+mod hanging;
 mod harness;
 mod kills;
 mod late_word;

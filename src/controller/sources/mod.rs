@@ -34,6 +34,10 @@ const STALE: Duration = Duration::from_secs(15);
 const PARALLEL: usize = 64;
 /// Of them, of one namespace.
 const OF_NAMESPACE: usize = 16;
+/// Room that is kept for namespaces with few under way, and how many few are: four namespaces whose servers
+/// do not answer would take it all.
+const SPARE: usize = 16;
+const FEW: usize = 2;
 
 /// A source of a pool: its place in `spec.scaling.metrics`, and what is asked.
 type Key = (PoolKey, usize, MetricSource);
@@ -175,25 +179,38 @@ struct Asked {
 }
 
 impl Asked {
-    /// Those of `wanted` to ask now: not asked yet, then longest ago.
+    /// Those of `wanted` to ask now, one of each namespace after the other, of which those with few under
+    /// way come first; of a namespace not asked yet, then longest ago.
     fn due(&mut self, mut wanted: Vec<Key>, now: Instant) -> Vec<Key> {
         let known: HashSet<_> = wanted.iter().map(place).collect();
         self.at.retain(|key, _| known.contains(key));
+        wanted.retain(|key| !self.under_way.contains(&place(key)));
         wanted.sort_by_key(|key| self.at.get(&place(key)).copied());
         let mut of_namespace: HashMap<String, usize> = HashMap::new();
         for ((namespace, _), _) in &self.under_way {
             *of_namespace.entry(namespace.clone()).or_default() += 1;
         }
+        // How many of its namespace are under way before each.
+        let mut wanted: Vec<_> = wanted
+            .into_iter()
+            .map(|key| {
+                let count = of_namespace.entry(key.0.0.clone()).or_default();
+                *count += 1;
+                (*count - 1, key)
+            })
+            .collect();
+        wanted.sort_by_key(|(before, key)| (*before, self.at.get(&place(key)).copied()));
         let mut due = Vec::new();
-        for key in wanted {
-            let count = of_namespace.entry(key.0.0.clone()).or_default();
-            if self.under_way.len() == PARALLEL
-                || *count == OF_NAMESPACE
-                || !self.under_way.insert(place(&key))
-            {
+        for (before, key) in wanted {
+            let room = if before < FEW {
+                PARALLEL
+            } else {
+                PARALLEL - SPARE
+            };
+            if self.under_way.len() >= room || before >= OF_NAMESPACE {
                 continue;
             }
-            *count += 1;
+            self.under_way.insert(place(&key));
             self.at.insert(place(&key), now);
             due.push(key);
         }
@@ -316,13 +333,54 @@ mod tests {
         json!({"status": "success", "data": {"resultType": "vector", "result": samples}})
     }
 
+    fn key(namespace: &str, place: usize) -> Key {
+        let metric = json!({"type": "Prometheus"});
+        let metric = serde_json::from_value(metric).expect("a metric");
+        ((namespace.to_owned(), "p".to_owned()), place, metric)
+    }
+
+    #[test]
+    fn many_namespaces_whose_servers_do_not_answer_make_no_answer_of_another_stale() {
+        let all = || -> Vec<Key> {
+            let dead = (0..400).map(|place| key(&format!("dead-{}", place % 5), place));
+            dead.chain([key("alive", 0)]).collect()
+        };
+        let (mut asked, begun) = (Asked::default(), Instant::now());
+        let mut waiting: Vec<(Key, Instant)> = Vec::new();
+        let mut alive = Vec::new();
+        for second in 0..60 {
+            let now = begun + EVERY * second;
+            waiting.retain(|(key, since)| {
+                let silent = now < *since + Duration::from_secs(3);
+                if !silent {
+                    asked.answered(key);
+                }
+                silent
+            });
+            for key in asked.due(all(), now) {
+                if key.0.0 == "alive" {
+                    asked.answered(&key);
+                    alive.push(second);
+                } else {
+                    waiting.push((key, now));
+                }
+            }
+        }
+        let longest = alive.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(longest < Some(5) && alive.len() > 12, "{alive:?}");
+        let starved = (0..400).filter(|place| {
+            let known = asked.at.keys().any(|(_, asked)| asked == place);
+            !known
+        });
+        assert_eq!(
+            starved.count(),
+            0,
+            "the others are asked too, in their turn"
+        );
+    }
+
     #[test]
     fn servers_that_do_not_answer_hold_up_no_other_namespace() {
-        let key = |namespace: &str, place: usize| -> Key {
-            let metric = serde_json::json!({"type": "Prometheus"});
-            let metric = serde_json::from_value(metric).expect("a metric");
-            ((namespace.to_owned(), "p".to_owned()), place, metric)
-        };
         let all = || -> Vec<Key> {
             let dead = (0..80).map(|place| key("dead", place));
             dead.chain([key("alive", 0)]).collect()

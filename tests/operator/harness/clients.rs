@@ -35,7 +35,11 @@ impl Operator {
 
     /// A metric of the controller, with its labels, like `persona_pool_workers{…}`.
     pub async fn metric(&self, series: &str) -> Result<Option<f64>> {
-        let port = self.controller_port.number();
+        self.metric_at(self.controller_port.number(), series).await
+    }
+
+    /// A metric of the process that serves at this port.
+    pub async fn metric_at(&self, port: u16, series: &str) -> Result<Option<f64>> {
         let url = format!("http://127.0.0.1:{port}/metrics");
         let text = self.http.get(url).send().await?.text().await?;
         let line = text.lines().find_map(|line| line.strip_prefix(series));
