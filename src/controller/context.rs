@@ -69,6 +69,12 @@ pub struct Context {
     pub health: Health,
 }
 
+impl AsRef<Metrics> for Context {
+    fn as_ref(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
 /// The three kinds, each with what this process wrote last, and the budgets of pools.
 pub struct Stores {
     /// Personas.

@@ -15,8 +15,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
+use super::metrics::Metrics;
 use super::turns::{CONCURRENCY, Key, Turn, Turns, Version};
-use super::{Context, Error};
 use crate::lock::lock;
 
 /// A visit that takes longer is given up. Requests have limits of their own, and a pool that grows makes
@@ -24,19 +25,20 @@ use crate::lock::lock;
 const ENDLESS: Duration = Duration::from_secs(600);
 
 /// One visit to an object.
-pub type Reconcile<K> = fn(Arc<K>, Arc<Context>) -> BoxFuture<'static, Result<Action, Error>>;
+pub type Reconcile<K, C> = fn(Arc<K>, Arc<C>) -> BoxFuture<'static, Result<Action, Error>>;
 
 /// Reconciles what `visits` names until `stop`; one object is never visited twice at once, and no namespace
 /// takes all the room. A failed visit is repeated after a pause that doubles, with jitter.
-pub async fn drive<K>(
+pub async fn drive<K, C>(
     kind: &'static str,
     store: Store<K>,
     visits: mpsc::Receiver<ObjectRef<K>>,
-    reconcile: Reconcile<K>,
-    cx: Arc<Context>,
+    reconcile: Reconcile<K, C>,
+    cx: Arc<C>,
     stop: CancellationToken,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    C: AsRef<Metrics> + Send + Sync + 'static,
 {
     let turns = Arc::new(Mutex::new(Turns::default()));
     let called = Arc::new(Notify::new());
@@ -59,7 +61,7 @@ pub async fn drive<K>(
     })
     .take_until(stop.cancelled_owned());
     let (turns_of_visits, call) = (turns.clone(), called.clone());
-    let visit = move |object: Arc<K>, cx: Arc<Context>| {
+    let visit = move |object: Arc<K>, cx: Arc<C>| {
         let (turns, called) = (turns_of_visits.clone(), call.clone());
         Box::pin(async move {
             let began = Instant::now();
@@ -75,7 +77,8 @@ pub async fn drive<K>(
             }
             let visited = timeout(ENDLESS, reconcile(object, cx.clone())).await;
             let result = visited.unwrap_or(Err(Error::Endless(ENDLESS)));
-            cx.metrics
+            let metrics: &Metrics = (*cx).as_ref();
+            metrics
                 .reconcile
                 .with_label_values(&[kind])
                 .observe(began.elapsed().as_secs_f64());
@@ -85,8 +88,9 @@ pub async fn drive<K>(
         })
     };
     let turns_of_failures = turns.clone();
-    let failed = move |object: Arc<K>, error: &Error, cx: Arc<Context>| {
-        cx.metrics
+    let failed = move |object: Arc<K>, error: &Error, cx: Arc<C>| {
+        let metrics: &Metrics = (*cx).as_ref();
+        metrics
             .errors
             .with_label_values(&[kind, error.reason()])
             .inc();
@@ -123,4 +127,94 @@ fn key_of(meta: &ObjectMeta) -> Key {
 
 fn version_of(meta: &ObjectMeta) -> Version {
     (meta.uid.clone(), meta.generation)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures::FutureExt;
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::api::WorkerPool;
+
+    /// Namespaces hang, and are visited.
+    struct World {
+        metrics: Metrics,
+        visited: Mutex<BTreeSet<Key>>,
+        changed: Notify,
+    }
+
+    impl AsRef<Metrics> for World {
+        fn as_ref(&self) -> &Metrics {
+            &self.metrics
+        }
+    }
+
+    fn visit(
+        pool: Arc<WorkerPool>,
+        world: Arc<World>,
+    ) -> BoxFuture<'static, Result<Action, Error>> {
+        async move {
+            let key = key_of(&pool.metadata);
+            if key.0 == "hangs" {
+                return std::future::pending().await;
+            }
+            tokio::task::yield_now().await;
+            if key.1 == "0" && lock(&world.visited).insert((key.0.clone(), "failed".to_owned())) {
+                return Err(Error::Setting("once".to_owned()));
+            }
+            lock(&world.visited).insert(key);
+            world.changed.notify_one();
+            Ok(Action::await_change())
+        }
+        .boxed()
+    }
+
+    #[tokio::test]
+    async fn all_objects_of_a_large_namespace_are_visited_while_those_of_another_hang() {
+        const MANY: usize = 300;
+        let (store, mut writer) = reflector::store::<WorkerPool>();
+        let (bell, visits) = mpsc::channel(1024);
+        writer.apply_watcher_event(&Event::Init);
+        for namespace in ["hangs", "large"] {
+            for place in 0..MANY {
+                let mut pool = WorkerPool::new(&place.to_string(), Default::default());
+                pool.metadata.namespace = Some(namespace.to_owned());
+                bell.try_send(ObjectRef::from(&pool)).expect("room");
+                writer.apply_watcher_event(&Event::InitApply(pool));
+            }
+        }
+        writer.apply_watcher_event(&Event::InitDone);
+        let world = Arc::new(World {
+            metrics: Metrics::register(&Registry::new()).expect("metrics"),
+            visited: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let stop = CancellationToken::new();
+        let driving = drive(
+            "WorkerPool",
+            store,
+            visits,
+            visit,
+            world.clone(),
+            stop.clone(),
+        );
+        let all_visited = async {
+            // One of them is what failed.
+            while lock(&world.visited).len() < MANY + 1 {
+                world.changed.notified().await;
+            }
+        };
+        tokio::select! {
+            () = driving => panic!("it ended"),
+            done = timeout(Duration::from_secs(60), all_visited) => {
+                let count = lock(&world.visited).len();
+                assert!(done.is_ok(), "{count} of {MANY} were visited");
+            }
+        }
+    }
 }
