@@ -8,10 +8,14 @@ use serde_json::json;
 use crate::harness::{Operator, PATIENCE, condition, topology};
 use crate::upstream::{Upstream, says};
 
-/// Waits until a series of the controller has a value.
-async fn until(operator: &Operator, series: &str, is: impl Fn(f64) -> bool) -> Result<()> {
+/// Waits until a series of the controller is as wanted; none = it is not there.
+pub async fn until(
+    operator: &Operator,
+    series: &str,
+    is: impl Fn(Option<f64>) -> bool,
+) -> Result<()> {
     let waits = async {
-        while !operator.metric(series).await?.is_some_and(&is) {
+        while !is(operator.metric(series).await?) {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
         anyhow::Ok(())
@@ -78,14 +82,17 @@ async fn personas_memory_latency_and_triggers_are_told_by_phase() -> Result<()> 
             };
             let expected = if is { 3.0 } else { 0.0 };
             let personas = series("persona_topology_personas");
-            until(&operator, &personas, |value| value == expected).await?;
+            until(&operator, &personas, |value| value == Some(expected)).await?;
             let expected = if is { 1.0 } else { 0.0 };
             let told = series("persona_topology_phase");
-            until(&operator, &told, |value| value == expected).await?;
+            until(&operator, &told, |value| value == Some(expected)).await?;
             let moving = series("persona_topology_moving");
-            until(&operator, &moving, |value| value == 0.0).await?;
+            until(&operator, &moving, |value| value == Some(0.0)).await?;
             let memory = series("persona_memory_bytes_per_persona");
-            until(&operator, &memory, |value| (value > 1e5) == is).await?;
+            until(&operator, &memory, |value| {
+                value.is_some_and(|v| (v > 1e5) == is)
+            })
+            .await?;
         }
         let persona = operator.ready::<Persona>("p0").await?.context("gone")?;
         let pool = persona.status.and_then(|s| s.pool).context("no pool")?;
@@ -94,12 +101,12 @@ async fn personas_memory_latency_and_triggers_are_told_by_phase() -> Result<()> 
             "persona_pool_queued_tasks",
             "persona_pool_utilization_ratio",
         ] {
-            until(&operator, &format!("{name}{of_pool}"), |v| v == 0.0).await?;
+            until(&operator, &format!("{name}{of_pool}"), |v| v == Some(0.0)).await?;
         }
         let up = format!(
             "persona_scale_total{{direction=\"up\",namespace=\"{namespace}\",pool=\"{pool}\",reason=\"bounds\"}}"
         );
-        until(&operator, &up, |changes| changes >= 1.0).await?;
+        until(&operator, &up, |changes| changes >= Some(1.0)).await?;
         // A worker that has just come may not have been told its phase yet.
         let counted = async {
             while waits(&operator, &pool, phase).await? < 1.0 {
@@ -156,13 +163,21 @@ async fn requests_that_end_before_a_worker_has_them_are_counted() -> Result<()> 
     assert_eq!(answer?.status(), 404);
     let topology = topology(&operator).await?;
     let phase = topology.status.and_then(|s| s.phase).context("no phase")?;
-    for outcome in ["cancelled", "failed"] {
-        let series = format!(
+    let series = ["cancelled", "failed"].map(|outcome| {
+        format!(
             "persona_tasks_total{{namespace=\"{}\",outcome=\"{outcome}\",phase=\"{}\"}}",
             operator.namespace,
             phase.as_str()
-        );
-        until(&operator, &series, |count| count == 1.0).await?;
+        )
+    });
+    for series in &series {
+        until(&operator, series, |count| count == Some(1.0)).await?;
+    }
+    // A namespace that has nothing left has no series either.
+    let params = DeleteParams::default();
+    operator.all::<WorkerPool>().delete("mine", &params).await?;
+    for series in &series {
+        until(&operator, series, |count| count.is_none()).await?;
     }
     assert_eq!(model.counts().requests, 0);
     operator.stop().await

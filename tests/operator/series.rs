@@ -15,21 +15,9 @@ use tokio::sync::watch;
 
 use crate::api_proxy::{ApiProxy, Meanwhile};
 use crate::harness::{Ground, Operator, PATIENCE, a_redis, node};
+use crate::metrics::until;
 
 const POOL: &str = "mine";
-
-/// Waits until a series of the controller is as wanted.
-async fn until(operator: &Operator, series: &str, is: impl Fn(Option<f64>) -> bool) -> Result<()> {
-    let waits = async {
-        while !is(operator.metric(series).await?) {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-        anyhow::Ok(())
-    };
-    let waited = tokio::time::timeout(PATIENCE, waits).await;
-    let last = operator.metric(series).await?;
-    waited.with_context(|| format!("{series} is {last:?}"))?
-}
 
 #[tokio::test]
 async fn a_source_that_a_pool_follows_no_more_is_not_blind_for_ever() -> Result<()> {
