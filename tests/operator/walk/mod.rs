@@ -314,7 +314,6 @@ async fn watch(land: Land, phase: Phase, stop: CancellationToken) -> Result<Opti
     let mut ready: BTreeMap<String, Instant> = BTreeMap::new();
     let mut first: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut longest = None;
-    let begun = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(longest),
@@ -334,8 +333,9 @@ async fn watch(land: Land, phase: Phase, stop: CancellationToken) -> Result<Opti
                 if !moved || status.phase != Some(phase) {
                     continue;
                 }
-                let since = status.pool.and_then(|pool| ready.get(&pool).copied());
-                let took = since.unwrap_or(begun).elapsed();
+                let since = status.pool.and_then(|pool| ready.get(&pool));
+                // There are two watches: a pool that is not known to be ready has been so just now.
+                let took = since.map_or(Duration::ZERO, Instant::elapsed);
                 longest = longest.max(Some(took));
             }
         }
