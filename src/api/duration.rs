@@ -38,6 +38,13 @@ impl Span {
     }
 }
 
+impl From<Duration> for Span {
+    /// Rounded down to milliseconds, of which a span is made.
+    fn from(duration: Duration) -> Self {
+        Self::millis(Self(duration).as_millis())
+    }
+}
+
 impl From<Span> for Duration {
     fn from(span: Span) -> Self {
         span.0

@@ -47,6 +47,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +141,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
         ended = election.keep(held, &stop) => ended,
         worked = &mut work => {
             election.release().await;
-            return worked.unwrap_or_else(|error| Err(Error::Broken(error.to_string())));
+            return outcome(worked);
         }
     };
     working.cancel();
@@ -149,9 +150,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             // The lease is not renewed any more.
             let until = until.min(Instant::now() + FINISH);
             match timeout_at(until, &mut work).await {
-                Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::error!(%error, "at the end"),
-                Ok(Err(error)) => tracing::error!(%error, "at the end"),
+                Ok(worked) => {
+                    if let Err(error) = outcome(worked) {
+                        tracing::error!(%error, "at the end");
+                    }
+                }
                 Err(_) => {
                     tracing::warn!("the reconcilers did not finish in time");
                     // The next leader begins when the lease is free.
@@ -168,6 +171,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Error>
             Err(lost.into())
         }
     }
+}
+
+/// Of the task that works.
+fn outcome(worked: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
+    worked.unwrap_or_else(|error| Err(Error::Broken(error.to_string())))
 }
 
 fn stores() -> (context::Stores, watch::Writers) {

@@ -92,18 +92,17 @@ fn rules(pool: &WorkerPool) -> String {
     };
     let throughout = match up.window {
         Duration::ZERO => String::new(),
-        window => format!(", to what was needed throughout {}", span(window)),
+        window => format!(", to what was needed throughout {}", Span::from(window)),
     };
     let shrinks = if down.is_disabled() {
         "does not shrink (behavior.scaleDown)".to_owned()
     } else {
-        format!("shrinks to what was needed within {}", span(down.window))
+        format!(
+            "shrinks to what was needed within {}",
+            Span::from(down.window)
+        )
     };
     format!("{grows}{throughout}; {shrinks}")
-}
-
-fn span(time: Duration) -> Span {
-    Span::millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A persona: where it is served, and what it waits for.

@@ -11,7 +11,7 @@ use super::memory::Memory;
 use super::need::{Figure, Inputs, Sentence};
 use super::reading::{QUEUE, QueueReading, Reading};
 use super::regret::is_small_shrink;
-use crate::api::WorkerPoolSpec;
+use crate::api::{Span, WorkerPoolSpec};
 
 /// While the size follows an arrival rate: time until that rate is looked at again.
 const RATE_CHECK: Duration = Duration::from_secs(1);
@@ -174,10 +174,7 @@ impl View<'_> {
             asked = size;
         }
         let wanted = size.max(asked).max(fallback);
-        memory.lowest.note(now, Reverse(wanted));
-        memory.lowest.forget(now, up.window);
-        let low = memory.lowest.extreme(now, up.window);
-        let low = low.map_or(wanted, |(low, _)| low.0);
+        let (low, _) = least_wanted(now, wanted, &up, memory);
         let (mut chosen, mut limit) = bounded(size.max(low), spec);
 
         let grows = chosen > size;
@@ -233,12 +230,9 @@ impl View<'_> {
             wanted = size;
             times.extend(kept);
         }
-        memory.lowest.note(now, Reverse(wanted));
+        let (low, low_ends) = least_wanted(now, wanted, &up, memory);
         memory.highest.note(now, wanted);
-        memory.lowest.forget(now, up.window);
         memory.highest.forget(now, down.window * PATIENT);
-        let low = memory.lowest.extreme(now, up.window);
-        let (low, low_ends) = low.map_or((wanted, None), |(low, ends)| (low.0, ends));
         let mut window = down.window;
         let mut high = memory.highest.extreme(now, window);
         if !down.is_own_window && high.is_some_and(|(high, _)| is_small_shrink(size, high)) {
@@ -268,7 +262,7 @@ impl View<'_> {
             }
         } else if chosen < size {
             let floor = down.floor(now, size, &memory.changes);
-            words = format!("; no more was needed for {}", seconds(window));
+            words = format!("; no more was needed for {}", Span::from(window));
             if chosen < floor {
                 (chosen, limit) = (floor, None);
                 words += &format!(", limited to {floor} by behavior.scaleDown");
@@ -285,9 +279,9 @@ impl View<'_> {
         } else if kept.is_some() {
             words = "; kept for a while, because the last shrink was regretted".to_owned();
         } else if target < size {
-            words = format!("; more was needed within {}", seconds(window));
+            words = format!("; more was needed within {}", Span::from(window));
         } else if target > size {
-            words = format!("; less was needed within {}", seconds(up.window));
+            words = format!("; less was needed within {}", Span::from(up.window));
         }
 
         // The bounds have changed, and not what is needed.
@@ -328,6 +322,19 @@ impl View<'_> {
             )
         }
     }
+}
+
+/// Notes what is wanted; the least that was within the window of growth, and when that will be another.
+fn least_wanted(
+    now: Timestamp,
+    wanted: u32,
+    up: &Rules,
+    memory: &mut Memory,
+) -> (u32, Option<Timestamp>) {
+    memory.lowest.note(now, Reverse(wanted));
+    memory.lowest.forget(now, up.window);
+    let least = memory.lowest.extreme(now, up.window);
+    least.map_or((wanted, None), |(least, ends)| (least.0, ends))
 }
 
 /// As in the HPA: a ratio of wanted to present workers close to one is no reason to change.
@@ -378,10 +385,6 @@ fn sentence(numbers: &str, limit: Option<Limit>) -> String {
         Some(Limit { field, value }) => format!("{numbers}; limited by {field} {value}"),
         None => numbers.to_owned(),
     }
-}
-
-fn seconds(span: Duration) -> crate::api::Span {
-    crate::api::Span::millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
