@@ -2,10 +2,9 @@
 //! before has happened, nothing after does. Or one that lets something else happen before a request,
 //! or before its answer.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{self, Request};
@@ -32,8 +31,9 @@ pub type Refuses = Arc<dyn Fn(&Method, &str) -> bool + Send + Sync>;
 
 /// A proxy to the API server.
 pub struct ApiProxy {
-    files: TempDir,
+    kubeconfig: String,
     server: JoinHandle<()>,
+    _files: TempDir,
 }
 
 struct Shared {
@@ -99,15 +99,21 @@ impl ApiProxy {
             "users": [{"name": "nobody", "user": {}}],
         });
         let files = tempfile::tempdir()?;
-        std::fs::write(files.path().join("kubeconfig"), config.to_string())?;
+        let kubeconfig = files.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, config.to_string())?;
         let server = tokio::spawn(async move {
             axum::serve(listener, app).await.ok();
         });
-        Ok(Self { files, server })
+        Ok(Self {
+            kubeconfig: kubeconfig.to_str().context("a path")?.to_owned(),
+            server,
+            _files: files,
+        })
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.files.path().join("kubeconfig")
+    /// The setting with which a controller goes this way.
+    pub fn setting(&self) -> (&str, &str) {
+        ("KUBECONFIG", &self.kubeconfig)
     }
 }
 

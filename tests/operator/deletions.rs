@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -12,7 +12,7 @@ use serde_json::json;
 use testbed::Cluster;
 
 use crate::api_proxy::{ApiProxy, Refuses};
-use crate::harness::{Ground, Operator, a_redis, node};
+use crate::harness::{Operator, node};
 
 /// Deletions of pods that are refused, one after the other.
 const REFUSED: usize = 5;
@@ -29,14 +29,7 @@ async fn a_drained_worker_that_cannot_be_deleted_is_tried_again_soon() -> Result
         is_pod && count.fetch_add(1, Ordering::Relaxed) < REFUSED
     });
     let proxy = ApiProxy::refusing(cluster.client().await?, refuses).await?;
-    let config = proxy.kubeconfig();
-    let ground = Ground {
-        cluster,
-        redis: a_redis().await?,
-        everywhere: false,
-        settings: &[("KUBECONFIG", config.to_str().context("a path")?)],
-    };
-    let operator = Operator::start_on("undeleted", ground).await?;
+    let operator = Operator::start_in(cluster, "undeleted", &[proxy.setting()]).await?;
     operator.pool("mine", json!({"minReplicas": 2})).await?;
     operator.ready::<WorkerPool>("mine").await?;
     // What a new pool has to say of its workers makes visits too: that is over.

@@ -181,9 +181,7 @@ async fn a_leader_whose_renewal_is_answered_late_is_gone_when_its_lease_is() -> 
     });
     let cluster = Cluster::shared().await?;
     let proxy = ApiProxy::late(cluster.client().await?, meanwhile).await?;
-    let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let operator = Operator::start_in(cluster, "late", &settings).await?;
+    let operator = Operator::start_in(cluster, "late", &[proxy.setting()]).await?;
     arm.store(true, Ordering::Release);
     let ended = timeout(PATIENCE, operator.controller.ended()).await??;
     let now = Timestamp::now();
@@ -213,9 +211,7 @@ async fn a_lease_that_is_granted_too_late_makes_no_leader() -> Result<()> {
         }
     });
     let proxy = ApiProxy::late(Cluster::shared().await?.client().await?, meanwhile).await?;
-    let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let (second, port) = second(&operator, &settings).await?;
+    let (second, port) = second(&operator, &[proxy.setting()]).await?;
     operator.controller.stop(Duration::from_secs(10)).await?;
     timeout(PATIENCE, asked.wait_for(|asked| *asked)).await??;
     let over = Instant::now() + late + LEASE / 5;
@@ -242,9 +238,7 @@ async fn a_controller_that_stands_by_takes_over_though_a_request_for_the_lease_h
         }
     });
     let proxy = ApiProxy::after(Cluster::shared().await?.client().await?, before).await?;
-    let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let (second, _port) = second(&operator, &settings).await?;
+    let (second, _port) = second(&operator, &[proxy.setting()]).await?;
     let lease = the_lease(&operator).await?.name_any();
     operator.controller.kill().await?;
     operator
@@ -266,9 +260,7 @@ async fn a_controller_that_stands_by_ends_though_its_request_for_the_lease_hangs
         false => std::future::ready(()).boxed(),
     });
     let proxy = ApiProxy::after(Cluster::shared().await?.client().await?, before).await?;
-    let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let (second, _port) = second(&operator, &settings).await?;
+    let (second, _port) = second(&operator, &[proxy.setting()]).await?;
     timeout(PATIENCE, asked.wait_for(|asked| *asked)).await??;
     let ended = second.stop(PATIENCE).await?.context("it was gone")?;
     ensure!(ended.success(), "{ended}\n{}", second.last_words());
@@ -300,9 +292,7 @@ async fn a_leader_that_finds_its_lease_changed_by_others_leads_on() -> Result<()
         .boxed()
     });
     let proxy = ApiProxy::after(client, before).await?;
-    let config = proxy.kubeconfig();
-    let settings = [("KUBECONFIG", config.to_str().context("a path")?)];
-    let operator = Operator::start_in(cluster, "changed", &settings).await?;
+    let operator = Operator::start_in(cluster, "changed", &[proxy.setting()]).await?;
     let lease = the_lease(&operator).await?.name_any();
     arm.store(true, Ordering::Release);
     let is_changed =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use axum::http::Method;
 use futures::FutureExt;
 use serde_json::json;
@@ -37,11 +37,7 @@ async fn a_request_that_hangs_is_given_up_and_made_again() -> Result<()> {
     });
     let cluster = Cluster::shared().await?;
     let proxy = ApiProxy::after(cluster.client().await?, before).await?;
-    let config = proxy.kubeconfig();
-    let settings = [
-        ("KUBECONFIG", config.to_str().context("a path")?),
-        ("PERSONA_API_TIMEOUT", "3s"),
-    ];
+    let settings = [proxy.setting(), ("PERSONA_API_TIMEOUT", "3s")];
     let operator = Operator::start_in(cluster, "hangs", &settings).await?;
     let pool = json!({"replicas": 1, "minReplicas": 1, "maxReplicas": 1});
     operator.pool("mine", pool).await?;

@@ -161,7 +161,6 @@ async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
     let cluster = Cluster::shared().await?;
     let fuse = Arc::new(Fuse::default());
     let proxy = ApiProxy::start(cluster.client().await?, fuse.clone()).await?;
-    let config = proxy.kubeconfig();
     let redis = a_redis().await?;
     let queue = QueueProxy::start(redis.port(), fuse.clone()).await?;
     let direct = format!("redis://127.0.0.1:{}", redis.port());
@@ -170,7 +169,7 @@ async fn course(name: &str, cuts: [Cut; 2]) -> Result<()> {
         redis,
         everywhere: false,
         settings: &[
-            ("KUBECONFIG", config.to_str().context("a path")?),
+            proxy.setting(),
             ("PERSONA_QUEUE_URL", &queue.url()),
             ("PERSONA_WORKER_QUEUE_URL", &direct),
         ],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use axum::http::Method;
 use futures::FutureExt;
 use kube::ResourceExt;
@@ -14,7 +14,7 @@ use testbed::Cluster;
 use tokio::sync::Mutex;
 
 use crate::api_proxy::{ApiProxy, Meanwhile};
-use crate::harness::{Ground, Operator, a_redis, condition, node, reason};
+use crate::harness::{Operator, condition, node, reason};
 use crate::midway::home;
 use crate::webhook::Webhook;
 
@@ -28,14 +28,10 @@ async fn behind(name: &str, before: Meanwhile) -> Result<(Operator, ApiProxy)> {
     node().await?;
     let cluster = Cluster::shared().await?;
     let proxy = ApiProxy::after(cluster.client().await?, before).await?;
-    let config = proxy.kubeconfig();
-    let ground = Ground {
-        cluster,
-        redis: a_redis().await?,
-        everywhere: false,
-        settings: &[("KUBECONFIG", config.to_str().context("a path")?)],
-    };
-    Ok((Operator::start_on(name, ground).await?, proxy))
+    Ok((
+        Operator::start_in(cluster, name, &[proxy.setting()]).await?,
+        proxy,
+    ))
 }
 
 async fn mode(operator: &Operator, mode: Phase) -> Result<()> {

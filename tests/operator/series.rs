@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use axum::http::Method;
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -14,7 +14,7 @@ use testbed::net::Port;
 use tokio::sync::watch;
 
 use crate::api_proxy::{ApiProxy, Meanwhile};
-use crate::harness::{Ground, Operator, PATIENCE, a_redis, node};
+use crate::harness::{Operator, PATIENCE, node};
 use crate::metrics::until;
 
 const POOL: &str = "mine";
@@ -58,14 +58,7 @@ async fn a_pool_that_is_deleted_during_a_visit_leaves_no_series() -> Result<()> 
         async move { drop(goes.wait_for(|goes| *goes).await) }.boxed()
     });
     let proxy = ApiProxy::after(cluster.client().await?, before).await?;
-    let config = proxy.kubeconfig();
-    let ground = Ground {
-        cluster,
-        redis: a_redis().await?,
-        everywhere: false,
-        settings: &[("KUBECONFIG", config.to_str().context("a path")?)],
-    };
-    let operator = Operator::start_on("visited", ground).await?;
+    let operator = Operator::start_in(cluster, "visited", &[proxy.setting()]).await?;
     operator.pool(POOL, json!({"minReplicas": 1})).await?;
     tokio::time::timeout(PATIENCE, is_asked.wait_for(|asked| *asked)).await??;
     let queue = operator.queue()?;

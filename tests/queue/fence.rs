@@ -3,22 +3,16 @@
 use std::time::Duration;
 
 use persona_operator::queue::fleet::{Fate, Reaped};
-use persona_operator::queue::submit::{Enqueue, TaskState};
+use persona_operator::queue::submit::TaskState;
 use persona_operator::queue::task::{Chunk, OutcomeKind};
 use persona_operator::queue::work::{Emission, Fenced, LEASE, ReleaseReason, Taken};
 
-use crate::support::{Fixture, PAYLOAD, completed, fixture, persona};
+use crate::support::{Fixture, completed, fixture};
 use crate::worker::Worker;
 
 /// One persona with one streamed task, taken by `worker`.
 async fn taken_by(q: &Fixture, worker: &Worker) -> Taken {
-    q.open(&["pool"]).await;
-    q.route(&persona("p")).await;
-    q.submit(&Enqueue {
-        stream: true,
-        ..Enqueue::new("p", "t", PAYLOAD)
-    })
-    .await;
+    q.submit_stream().await;
     worker.register().await;
     worker.take_one().await
 }

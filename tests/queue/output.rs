@@ -9,13 +9,7 @@ use crate::support::{PAYLOAD, fixture, persona};
 #[tokio::test]
 async fn output_can_be_read_from_any_entry_on_and_after_the_end() {
     let q = fixture().await;
-    q.open(&["pool"]).await;
-    q.route(&persona("p")).await;
-    q.submit(&Enqueue {
-        stream: true,
-        ..Enqueue::new("p", "t", PAYLOAD)
-    })
-    .await;
+    q.submit_stream().await;
     let read = async |from: Option<&str>| {
         let output = q.ns.output("t", from).await.expect("an answer");
         output.expect("known")
@@ -48,13 +42,7 @@ async fn output_can_be_read_from_any_entry_on_and_after_the_end() {
 #[tokio::test]
 async fn output_is_read_in_pages_and_the_outcome_comes_with_the_last() {
     let q = fixture().await;
-    q.open(&["pool"]).await;
-    q.route(&persona("p")).await;
-    q.submit(&Enqueue {
-        stream: true,
-        ..Enqueue::new("p", "t", PAYLOAD)
-    })
-    .await;
+    q.submit_stream().await;
     let w = q.worker("w", "pool", 1).await;
     let task = w.take_one().await;
     for number in 0..4 {
@@ -114,13 +102,7 @@ async fn a_worker_that_says_too_much_is_not_heard() {
 #[tokio::test]
 async fn an_emission_with_a_number_counts_once_however_often_it_is_sent() {
     let q = fixture().await;
-    q.open(&["pool"]).await;
-    q.route(&persona("p")).await;
-    q.submit(&Enqueue {
-        stream: true,
-        ..Enqueue::new("p", "t", PAYLOAD)
-    })
-    .await;
+    q.submit_stream().await;
     let task = q.worker("w", "pool", 1).await.take_one().await;
     for (text, number) in [("a", 1), ("a", 1), ("b", 2), ("a", 1), ("b", 2)] {
         let chunks = [Chunk::text(text)];

@@ -103,6 +103,17 @@ impl Fixture {
         assert!(matches!(answer, EnqueueAnswer::Queued { .. }), "{answer:?}");
     }
 
+    /// The task `t`, to be streamed, of persona `p` in pool `pool`.
+    pub async fn submit_stream(&self) {
+        self.open(&["pool"]).await;
+        self.route(&persona("p")).await;
+        self.submit(&Enqueue {
+            stream: true,
+            ..Enqueue::new("p", "t", PAYLOAD)
+        })
+        .await;
+    }
+
     pub async fn try_submit(&self, task: &Enqueue<'_>) -> EnqueueAnswer {
         self.ns.enqueue(task).await.expect("an answer")
     }
