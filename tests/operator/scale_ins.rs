@@ -26,6 +26,8 @@ const SMALL: [usize; 2] = [2, 8];
 const SLOTS: u32 = 2;
 /// A task takes so many milliseconds.
 const TAKES: [u64; 2] = [50, 800];
+/// Every so many times load returns while workers drain.
+const CALLED_BACK_EVERY: u64 = 4;
 const POOL: &str = "mine";
 const PERSONA: &str = "helper";
 
@@ -175,27 +177,34 @@ async fn shake(
 ) -> Result<()> {
     operator.until(POOL, "large", sized(LARGE)).await?;
     if sabotage {
-        let pod = busy_pod(seen).await?;
+        let busy = tokio::time::timeout(PATIENCE, seen.until(Seen::busy_pod)).await;
+        let pod = busy.context("no worker is busy")?;
         let pods = operator.all::<Pod>();
         pods.delete(&pod, &DeleteParams::default()).await?;
     }
-    loop {
+    for round in 1_u64.. {
         let gone = seen.removed.load(Ordering::Relaxed);
         tell(gone);
         if gone >= times {
-            return Ok(());
+            break;
         }
         let small = rand::random_range(SMALL[0]..=SMALL[1]);
+        let told = seen.drained_busy.load(Ordering::Relaxed);
         scale(operator, small).await?;
-        if rand::random_bool(0.2) {
+        if round.is_multiple_of(CALLED_BACK_EVERY) {
             // Some are still draining when load returns, and are called back.
-            tokio::time::sleep(Duration::from_millis(rand::random_range(0..500))).await;
+            let draining =
+                seen.until(|seen| (seen.drained_busy.load(Ordering::Relaxed) > told).then_some(()));
+            let draining = tokio::time::timeout(PATIENCE, draining).await;
+            draining.context("nobody was told to drain")?;
+            tokio::time::sleep(Duration::from_millis(rand::random_range(0..TAKES[1] / 4))).await;
         } else {
             operator.until(POOL, "small", sized(small)).await?;
         }
         scale(operator, LARGE).await?;
         operator.until(POOL, "large", sized(LARGE)).await?;
     }
+    Ok(())
 }
 
 /// As `kubectl scale` does it.
@@ -214,19 +223,6 @@ fn sized(wanted: usize) -> impl Fn(Option<&WorkerPool>) -> bool {
         status
             .is_some_and(|s| s.ready_replicas == wanted && s.replicas == wanted && s.draining == 0)
     }
-}
-
-async fn busy_pod(seen: &Seen) -> Result<String> {
-    let found = async {
-        loop {
-            if let Some(pod) = seen.busy_pod() {
-                return pod;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let found = tokio::time::timeout(PATIENCE, found).await;
-    found.context("no worker is busy")
 }
 
 /// Keeps a few more tasks under way than there are slots until `stop`, and waits for all to end.

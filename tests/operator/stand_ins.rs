@@ -48,7 +48,7 @@ pub struct Seen {
     pub called_back: AtomicUsize,
     /// Calls to the queue that failed.
     pub failures: AtomicUsize,
-    /// A worker was removed, or a task ended.
+    /// A worker was removed or told to drain, or a task began or ended.
     pub news: Notify,
 }
 
@@ -75,6 +75,18 @@ impl Seen {
         lock(&self.busy).keys().next().cloned()
     }
 
+    /// What `find` finds, as soon as it does.
+    pub async fn until<T>(&self, find: impl Fn(&Self) -> Option<T>) -> T {
+        loop {
+            let mut news = std::pin::pin!(self.news.notified());
+            news.as_mut().enable();
+            if let Some(found) = find(self) {
+                return found;
+            }
+            news.await;
+        }
+    }
+
     fn count(&self, pod: &str, running: usize) {
         let mut busy = lock(&self.busy);
         if running == 0 {
@@ -82,6 +94,7 @@ impl Seen {
         } else {
             busy.insert(pod.to_owned(), running);
         }
+        self.news.notify_waiters();
     }
 }
 
@@ -241,6 +254,7 @@ impl StandIn {
         let was = self.draining.send_replace(renewed.draining);
         if renewed.draining && !was && !leases.is_empty() {
             self.seen.drained_busy.fetch_add(1, Ordering::Relaxed);
+            self.seen.news.notify_waiters();
         }
         if was && !renewed.draining {
             self.seen.called_back.fetch_add(1, Ordering::Relaxed);
@@ -376,16 +390,14 @@ impl StandIn {
         let mut leases = lock(&self.leases);
         leases.retain(|(task, _)| *task != taken.task);
         self.seen.count(&self.pod, leases.len());
-        self.seen.news.notify_waiters();
     }
 
     fn was_deleted(&self) {
         let tasks = std::mem::take(&mut *lock(&self.leases)).into_iter();
         let tasks = tasks.map(|(task, _)| task);
         lock(&self.seen.killed).extend(tasks);
-        self.seen.count(&self.pod, 0);
         self.seen.removed.fetch_add(1, Ordering::Relaxed);
-        self.seen.news.notify_waiters();
+        self.seen.count(&self.pod, 0);
     }
 
     async fn pause(&self) {
