@@ -62,11 +62,7 @@ impl Bench {
 
     /// An empty Redis with that many personas in one pool.
     pub async fn fresh(&self, namespace: &str, personas: usize) {
-        let client = redis::Client::open(self.redis.url()).expect("a URL");
-        let mut connection = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("a connection");
+        let mut connection = self.redis.connection().await.expect("a connection");
         let flushed: Result<(), _> = redis::cmd("FLUSHALL").query_async(&mut connection).await;
         flushed.expect("flushed");
         let ns = self.queue.namespace(namespace).expect("a name");

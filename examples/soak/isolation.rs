@@ -156,8 +156,7 @@ async fn clients(
 /// how many of them were of other pools than its own.
 async fn kill(operator: &Operator, stop: &CancellationToken) -> Result<(usize, usize)> {
     let queue = operator.queue()?;
-    let client = redis::Client::open(operator.redis.url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = operator.redis.connection().await?;
     let pods = operator.all::<Pod>();
     let deadly: Persona = operator.all().get(DEADLY).await?;
     let own = deadly.status.and_then(|status| status.pool);

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisResult};
 use tokio::sync::OnceCell;
 
 use crate::certs;
@@ -15,6 +17,20 @@ use crate::net::Port;
 use crate::packages::{self, Package};
 use crate::probe::Probe;
 use crate::run_dir::{DataDir, RunDir};
+
+/// Longest wait for an answer of Redis: on a loaded machine it is not always on the processor, nor a disk
+/// quick to sync.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection that is patient; the client's own limit is half a second.
+pub async fn connection(to: impl IntoConnectionInfo) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    Client::open(to)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
 
 /// What may differ between Redis servers.
 #[derive(Debug, Clone)]
@@ -107,6 +123,11 @@ impl Redis {
             self.password,
             SocketAddr::new(self.address, self.port.number())
         )
+    }
+
+    /// A connection of the admin.
+    pub async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        connection(self.url()).await
     }
 
     pub fn port(&self) -> u16 {

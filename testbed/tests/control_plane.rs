@@ -82,9 +82,7 @@ async fn kubectl_of_the_clusters_version_talks_to_it() {
 }
 
 async fn ping(redis: &Redis) -> redis::RedisResult<String> {
-    let mut connection = redis::Client::open(redis.url())?
-        .get_multiplexed_async_connection()
-        .await?;
+    let mut connection = redis.connection().await?;
     redis::cmd("PING").query_async(&mut connection).await
 }
 
@@ -92,8 +90,8 @@ async fn ping(redis: &Redis) -> redis::RedisResult<String> {
 async fn shared_redis_answers_its_admin_and_nobody_else() {
     let redis = Redis::shared().await.unwrap();
     assert_eq!(ping(redis).await.unwrap(), "PONG");
-    let stranger = redis::Client::open(("127.0.0.1", redis.port())).unwrap();
-    let mut connection = stranger.get_multiplexed_async_connection().await.unwrap();
+    let stranger = testbed::redis::connection(("127.0.0.1", redis.port()));
+    let mut connection = stranger.await.unwrap();
     let refused = redis::cmd("PING")
         .query_async::<String>(&mut connection)
         .await
@@ -109,8 +107,7 @@ async fn killed_redis_keeps_its_append_only_data() {
     })
     .await
     .unwrap();
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = redis.connection().await.unwrap();
     redis::cmd("SET")
         .arg("key")
         .arg("value")
@@ -120,7 +117,7 @@ async fn killed_redis_keeps_its_append_only_data() {
     redis.kill().await.unwrap();
     assert!(ping(&redis).await.is_err());
     redis.restart().await.unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = redis.connection().await.unwrap();
     assert_eq!(
         redis::cmd("GET")
             .arg("key")

@@ -18,11 +18,7 @@ async fn own_redis(append_only: bool) -> Redis {
 }
 
 async fn admin(redis: &Redis, words: &[&str]) -> redis::Value {
-    let client = redis::Client::open(redis.url()).expect("a URL");
-    let mut connection = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connects");
+    let mut connection = redis.connection().await.expect("connects");
     let (name, arguments) = words.split_first().expect("a command");
     let mut command = redis::cmd(name);
     command.arg(arguments);

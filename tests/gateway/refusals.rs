@@ -162,11 +162,7 @@ async fn redis_without_memory_is_503_with_a_time_to_come_back() {
         .await
         .expect("a Redis");
     let stage = Stage::on(&redis, &[]).await;
-    let client = redis::Client::open(redis.url()).expect("a URL");
-    let mut admin = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("connects");
+    let mut admin = redis.connection().await.expect("connects");
     let mut set = redis::cmd("CONFIG");
     set.arg(&["SET", "maxmemory", "1"]);
     set.exec_async(&mut admin).await.expect("sets");

@@ -19,8 +19,7 @@ use crate::upstream::{Upstream, says};
 const SECRET: &str = "persona-queue-access";
 
 async fn admin(operator: &Operator) -> Result<MultiplexedConnection> {
-    let client = redis::Client::open(operator.redis.url())?;
-    Ok(client.get_multiplexed_async_connection().await?)
+    Ok(operator.redis.connection().await?)
 }
 
 async fn users(operator: &Operator) -> Result<BTreeSet<String>> {

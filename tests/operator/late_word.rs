@@ -62,8 +62,7 @@ impl Drop for Line {
 
 /// What Redis says of the attempt that a worker runs: task and fence.
 async fn attempt(operator: &Operator, uid: &str) -> Result<(String, Vec<u8>)> {
-    let client = redis::Client::open(operator.redis.url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = operator.redis.connection().await?;
     let prefix = format!("persona:{{{}}}:", operator.namespace);
     let mut leased = redis::cmd("ZRANGE");
     leased.arg(format!("{prefix}lease:{uid}")).arg(0).arg(-1);

@@ -319,8 +319,7 @@ async fn a_namespace_whose_data_in_redis_is_spoilt_is_alone_with_that() -> Resul
     let pool = pool.status.and_then(|s| s.pool).context("no pool")?;
     // As a worker of that namespace could: what a verb expects to be of another type.
     let prefix = format!("persona:{{{}}}:", spoilt.namespace);
-    let client = redis::Client::open(spoilt.redis.url())?;
-    let mut redis = client.get_multiplexed_async_connection().await?;
+    let mut redis = spoilt.redis.connection().await?;
     let keys = [
         format!("pool:{pool}"),
         "due".into(),

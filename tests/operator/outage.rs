@@ -144,8 +144,7 @@ async fn redis(operator: &Operator, outage: Outage, length: Duration) -> Result<
 
 /// As if what was counted last had not been written down.
 async fn reset_counters(operator: &Operator) -> Result<()> {
-    let client = redis::Client::open(operator.redis.url())?;
-    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut connection = operator.redis.connection().await?;
     let key = format!("persona:{{{}}}:pool:{POOL}", operator.namespace);
     let arrived: Option<u64> = redis::cmd("HGET")
         .arg(&key)

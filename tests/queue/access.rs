@@ -50,11 +50,8 @@ async fn raw(q: &Fixture, user: &str, password: &str) -> MultiplexedConnection {
     let url = q.url.replace("redis://:", &format!("redis://{user}:"));
     let (head, address) = url.rsplit_once('@').expect("a password");
     let head = head.rsplit_once(':').expect("a user").0;
-    redis::Client::open(format!("{head}:{password}@{address}"))
-        .expect("a URL")
-        .get_multiplexed_async_connection()
-        .await
-        .expect("a connection")
+    let connection = testbed::redis::connection(format!("{head}:{password}@{address}"));
+    connection.await.expect("a connection")
 }
 
 fn denied<T: std::fmt::Debug>(answer: Result<T, QueueError>) {

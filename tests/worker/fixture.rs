@@ -56,11 +56,8 @@ impl Fixture {
 
     /// Does what no verb does.
     pub async fn redis(&self, command: &redis::Cmd) {
-        let client = redis::Client::open(self.url.as_str()).expect("a URL");
-        let mut connection = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("connects");
+        let connection = testbed::redis::connection(self.url.as_str()).await;
+        let mut connection = connection.expect("connects");
         command.exec_async(&mut connection).await.expect("accepted");
     }
 

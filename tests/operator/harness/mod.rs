@@ -216,8 +216,7 @@ impl Operator {
 
     /// Takes all data from Redis, functions and users too, as a failover to an empty replica would.
     pub async fn flush(&self) -> Result<()> {
-        let client = redis::Client::open(self.redis.url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = self.redis.connection().await?;
         redis::cmd("FLUSHALL").exec_async(&mut connection).await?;
         redis::cmd("FUNCTION")
             .arg("FLUSH")
