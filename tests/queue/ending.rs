@@ -16,6 +16,9 @@ async fn one_persona() -> Fixture {
     q
 }
 
+/// Long enough that no stall of Redis or of a test lets it pass before the task is taken.
+const SHORT: Duration = Duration::from_secs(2);
+
 fn due<'a>(task: &'a str, deadline: Duration) -> Enqueue<'a> {
     Enqueue {
         deadline,
@@ -59,10 +62,10 @@ async fn an_expired_task_is_not_handed_out_even_before_reap_saw_it() {
 #[tokio::test]
 async fn a_running_task_is_not_stopped_by_its_deadline() {
     let q = one_persona().await;
-    q.submit(&due("t", Duration::from_millis(50))).await;
     let w = q.worker("w", "pool", 4).await;
+    q.submit(&due("t", SHORT)).await;
     let task = w.take_one().await;
-    q.pass(Duration::from_millis(60)).await;
+    q.pass(SHORT).await;
     assert_eq!(q.reap().await, []);
     w.finish(&task).await;
     assert_eq!(q.outcome_kind("t").await, OutcomeKind::Completed);
@@ -71,10 +74,10 @@ async fn a_running_task_is_not_stopped_by_its_deadline() {
 #[tokio::test]
 async fn a_task_that_is_given_back_after_its_deadline_expires() {
     let q = one_persona().await;
-    q.submit(&due("t", Duration::from_millis(30))).await;
     let w = q.worker("w", "pool", 4).await;
+    q.submit(&due("t", SHORT)).await;
     let task = w.take_one().await;
-    q.pass(Duration::from_millis(30)).await;
+    q.pass(SHORT).await;
     w.release(&task, ReleaseReason::Shutdown, Duration::ZERO)
         .await;
     assert_eq!(q.outcome_kind("t").await, OutcomeKind::Expired);

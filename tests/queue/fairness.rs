@@ -44,15 +44,17 @@ async fn personas_share_a_pool_by_weight() {
 #[tokio::test]
 async fn long_tasks_are_charged_for_what_they_took() {
     let q = two(1, 1).await;
-    q.enqueue_all("a", numbered("a", 20)).await;
+    for name in ["a", "b"] {
+        q.enqueue_all(name, numbered(name, 20)).await;
+    }
     let w = q.worker("w", "pool", 100).await;
-    let long = w.take_one().await;
-    q.pass(Duration::from_millis(1000)).await;
-    w.finish(&long).await;
-    q.enqueue_all("b", numbered("b", 20)).await;
-    let short = w.take_one().await;
-    assert_eq!(short.persona, "b");
-    w.finish(&short).await;
+    let began = q.now_ms().await;
+    let tasks = w.take(2).await;
+    assert_eq!(personas(&tasks), ["a", "b"]);
+    w.finish(&tasks[1]).await;
+    let took = Duration::from_millis(q.now_ms().await - began);
+    q.pass((took * 10).max(Duration::from_secs(1))).await;
+    w.finish(&tasks[0]).await;
     // a has used a second, b next to nothing: b goes first until it has used as much.
     let next = w.take(4).await;
     assert_eq!(personas(&next), ["b"; 4]);
@@ -64,10 +66,16 @@ async fn a_short_task_gets_back_what_it_was_charged_too_much() {
     q.enqueue_all("a", numbered("a", 30)).await;
     q.enqueue_all("b", numbered("b", 30)).await;
     let w = q.worker("w", "pool", 100).await;
-    // Both are charged for 100 ms; a gives its task back at once.
-    let first = w.take(2).await;
-    assert_eq!(personas(&first), ["a", "b"]);
-    w.release(&first[0], ReleaseReason::Shutdown, Duration::ZERO)
+    // Their tasks are known to take a second.
+    let known = w.take(2).await;
+    q.pass(Duration::from_secs(1)).await;
+    for task in &known {
+        w.finish(task).await;
+    }
+    // Both are charged for that ahead; a gives its task back at once.
+    let next = w.take(2).await;
+    assert_eq!(personas(&next), ["a", "b"]);
+    w.release(&next[0], ReleaseReason::Shutdown, Duration::ZERO)
         .await;
     assert_eq!(w.take_one().await.persona, "a");
 }

@@ -67,8 +67,14 @@ async fn gateway(ns: NamespaceQueue, number: usize, stop: Arc<AtomicBool>) -> Ve
     accepted
 }
 
-/// Takes, works a moment, finishes; sometimes hands back, sometimes dies with all that it holds.
-async fn worker(mut worker: Worker, history: History, stop: Arc<AtomicBool>) {
+/// Takes, works a moment, finishes; sometimes hands back, sometimes dies with all that it holds, until
+/// the chaos is over: a persona that takes workers along is put to rest, for longer each time.
+async fn worker(
+    mut worker: Worker,
+    history: History,
+    chaos_over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+) {
     let mut bell = worker.ns.bell(&worker.pool, &worker.lanes);
     worker.register().await;
     while !stop.load(Ordering::Relaxed) {
@@ -79,7 +85,7 @@ async fn worker(mut worker: Worker, history: History, stop: Arc<AtomicBool>) {
         if tasks.is_empty() {
             bell.wait(Duration::from_millis(20)).await.expect("a wait");
         }
-        let dies = roll(40) == 0;
+        let dies = !chaos_over.load(Ordering::Relaxed) && roll(40) == 0;
         for task in tasks {
             history.taken(&task, asked, got);
             if dies {
@@ -109,7 +115,7 @@ async fn worker(mut worker: Worker, history: History, stop: Arc<AtomicBool>) {
 }
 
 /// Moves personas to and fro, drains and wakes workers, takes for dead who is not.
-async fn controller(ns: NamespaceQueue, stop: Arc<AtomicBool>) -> u32 {
+async fn controller(ns: NamespaceQueue, stop: Arc<AtomicBool>) -> u64 {
     let mut epoch = 1;
     while !stop.load(Ordering::Relaxed) {
         epoch += 1;
@@ -127,7 +133,12 @@ async fn controller(ns: NamespaceQueue, stop: Arc<AtomicBool>) -> u32 {
     for number in 0..WORKERS {
         ns.drain(&format!("w{number}"), false).await.expect("awake");
     }
-    u32::try_from(epoch).expect("few")
+    // A new configuration ends the rest of a persona that took workers along.
+    for id in 0..PERSONAS {
+        let changed = spec(id).pool(POOLS[id % 2]).epoch(epoch + 1).generation(2);
+        ns.route(&changed.route()).await.expect("an answer");
+    }
+    epoch
 }
 
 /// Ends that a gateway hears of until each accepted task has one.
@@ -161,6 +172,7 @@ async fn many_clients_at_once_see_nothing_impossible() {
         workers.push(tokio::spawn(worker(
             w,
             history.clone(),
+            Arc::clone(&chaos_over),
             Arc::clone(&all_over),
         )));
     }

@@ -4,6 +4,7 @@ use persona_operator::queue::library::{Installed, LIBRARY, source};
 use persona_operator::queue::submit::Enqueue;
 use persona_operator::queue::{Queue, QueueError};
 use redis::Value;
+use testbed::net::Port;
 use testbed::{Redis, RedisOptions};
 
 use crate::support::{CLUSTER, PAYLOAD, connect, fixture, on, persona};
@@ -24,11 +25,7 @@ async fn install(queue: &Queue) -> (Vec<&'static str>, Installed) {
 }
 
 async fn has_functions(redis: &Redis) -> bool {
-    let client = redis::Client::open(redis.url()).expect("a URL");
-    let mut connection = client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("a connection");
+    let mut connection = redis.connection().await.expect("a connection");
     let list: Vec<Value> = redis::cmd("FUNCTION")
         .arg("LIST")
         .query_async(&mut connection)
@@ -61,11 +58,15 @@ async fn eviction_and_a_missing_append_only_file_are_named_but_not_fatal() {
 #[tokio::test]
 async fn a_replica_and_cluster_mode_are_fatal_and_nothing_is_loaded() {
     let master = server(&[]).await;
+    let replica = format!("replicaof 127.0.0.1 {}", master.port());
+    // The one that Redis would choose is of the kernel's ephemeral ports, and may be in use.
+    let bus = Port::free().expect("a port");
+    let bus_line = format!("cluster-port {}", bus.number());
     for (config, reason) in [
-        (format!("replicaof 127.0.0.1 {}", master.port()), "Replica"),
-        ("cluster-enabled yes".to_owned(), "ClusterMode"),
+        (&[replica.as_str()][..], "Replica"),
+        (&["cluster-enabled yes", &bus_line], "ClusterMode"),
     ] {
-        let redis = server(&[&config]).await;
+        let redis = server(config).await;
         let (reasons, installed) = install(&connect(&redis.url(), "p")).await;
         assert_eq!(reasons, [reason]);
         assert!(installed.findings[0].fatal);

@@ -33,16 +33,6 @@ async fn held_for_ms(q: &Fixture) -> Option<u64> {
     Some(until.saturating_sub(q.now_ms().await))
 }
 
-/// The pause is over: for this test, Redis' clock does not go so fast.
-async fn let_go(q: &Fixture) {
-    let key = |name: &str| format!("{}{name}", q.ns.keys().prefix());
-    let now = q.now_ms().await;
-    let later = redis::Cmd::zadd(key("later:pool"), "bad", now);
-    let _: i64 = q.redis(&later).await;
-    let next = redis::Cmd::hset(key("pool:pool"), "next", now);
-    let _: i64 = q.redis(&next).await;
-}
-
 #[tokio::test]
 async fn after_three_workers_a_persona_waits_and_the_others_go_on() {
     let (q, w) = shared().await;
@@ -68,7 +58,7 @@ async fn each_further_worker_doubles_the_pause() {
         dies_of_it(&q, &w).await;
     }
     for seconds in [60, 120, 240] {
-        let_go(&q).await;
+        q.let_go("pool", "bad").await;
         dies_of_it(&q, &w).await;
         let pause = held_for_ms(&q).await.expect("in quarantine");
         let longest = seconds * 1000;
@@ -83,7 +73,7 @@ async fn after_the_pause_its_tasks_run_alone_until_one_ends() {
         dies_of_it(&q, &w).await;
     }
     q.ns.cancel("b0").await.expect("cancelled");
-    let_go(&q).await;
+    q.let_go("pool", "bad").await;
     let wide = q.worker("wide", "pool", 4).await;
     let first = wide.takes(4, &["b1"]).await;
     assert!(first[0].solo, "though it was never lost itself");

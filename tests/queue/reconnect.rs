@@ -11,6 +11,11 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::{CLUSTER, until};
 
+/// Until it answers: a machine under load may need longer than the little time the queue gives an answer.
+async fn answers(queue: &Queue) {
+    until(async || queue.ping().await.is_ok()).await;
+}
+
 /// An address before Redis, as a Service is one.
 struct Address {
     port: u16,
@@ -89,11 +94,12 @@ async fn a_connection_that_nobody_answers_is_replaced() {
     let redis = redis().await;
     let address = Address::of(&redis).await;
     let queue = address.queue(&redis);
-    queue.ping().await.expect("an answer");
+    answers(&queue).await;
     address.freeze();
     let error = queue.ping().await.expect_err("silence");
     assert!(matches!(error, QueueError::Unreachable(_)), "{error}");
-    queue.ping().await.expect("an answer on a new connection");
+    // On a new connection: the old one stays silent.
+    answers(&queue).await;
 }
 
 #[tokio::test]
@@ -102,39 +108,35 @@ async fn a_master_that_became_a_replica_is_left_for_the_one_its_address_leads_to
     let address = Address::of(&old).await;
     let queue = address.queue(&old);
     let controller = address.queue(&old);
-    controller.install(CLUSTER).await.expect("installed");
-    queue.ping().await.expect("an answer");
-    let set = |redis: &Redis, words: &'static [&'static str]| {
-        let client = redis::Client::open(redis.url()).expect("a URL");
-        async move {
-            let mut connection = client
-                .get_multiplexed_async_connection()
-                .await
-                .expect("a connection");
-            redis::cmd(words[0])
-                .arg(&words[1..])
-                .exec_async(&mut connection)
-                .await
-                .expect("an answer");
-        }
+    until(async || controller.install(CLUSTER).await.is_ok()).await;
+    answers(&queue).await;
+    let set = async |redis: &Redis, words: &[&str]| {
+        let mut connection = redis.connection().await.expect("a connection");
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .exec_async(&mut connection)
+            .await
+            .expect("an answer");
     };
-    let password: &'static str = old.password().to_owned().leak();
-    set(&new, vec!["CONFIG", "SET", "requirepass", password].leak()).await;
+    let password = old.password();
+    set(&new, &["CONFIG", "SET", "requirepass", password]).await;
     let direct = Queue::connect(QueueOptions::new(format!(
         "redis://:{password}@127.0.0.1:{}/",
         new.port()
     )))
     .expect("options");
     direct.install(CLUSTER).await.expect("installed");
-    let port: &'static str = new.port().to_string().leak();
-    set(&old, vec!["CONFIG", "SET", "masterauth", password].leak()).await;
-    set(&old, vec!["REPLICAOF", "127.0.0.1", port].leak()).await;
+    set(&old, &["CONFIG", "SET", "masterauth", password]).await;
+    let port = new.port().to_string();
+    set(&old, &["REPLICAOF", "127.0.0.1", &port]).await;
     let ns = queue.namespace("team").expect("a name");
     let error = ns.open("pool").await.expect_err("a replica");
     assert!(matches!(error, QueueError::Unreachable(_)), "{error}");
-    let refused = async || {
-        let installed = controller.install(CLUSTER).await.expect("an answer");
-        installed.findings.iter().any(|finding| finding.fatal)
+    // It may also be too slow, or busy with its new master's data.
+    let refused = async || match controller.install(CLUSTER).await {
+        Ok(installed) => installed.findings.iter().any(|finding| finding.fatal),
+        Err(QueueError::Unreachable(_)) => true,
+        Err(error) => panic!("{error}"),
     };
     assert!(refused().await, "it is a replica");
     address.lead_to(&new);

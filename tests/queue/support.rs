@@ -36,11 +36,7 @@ pub async fn fixture() -> Fixture {
 pub async fn on(redis: &Redis) -> Fixture {
     let queue = connect(&redis.url(), &format!("t{:016x}", rand::random::<u64>()));
     queue.install(CLUSTER).await.expect("installed");
-    let admin = redis::Client::open(redis.url())
-        .expect("a URL")
-        .get_multiplexed_async_connection()
-        .await
-        .expect("a connection");
+    let admin = redis.connection().await.expect("a connection");
     Fixture {
         url: redis.url(),
         ns: queue.namespace("team").expect("a name"),
@@ -181,6 +177,16 @@ impl Fixture {
         while self.now_ms().await < end {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// The pause of a persona is over: for a test, Redis' clock does not go so fast.
+    pub async fn let_go(&self, pool: &str, persona: &str) {
+        let key = |name: &str| format!("{}{name}:{pool}", self.ns.keys().prefix());
+        let now = self.now_ms().await;
+        let later = redis::Cmd::zadd(key("later"), persona, now);
+        let _: i64 = self.redis(&later).await;
+        let next = redis::Cmd::hset(key("pool"), "next", now);
+        let _: i64 = self.redis(&next).await;
     }
 
     pub async fn now_ms(&self) -> u64 {
