@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after a 429 that names a shorter one, such as `Retry-After: 0` or a date that has passed by
 /// this machine's clock: it burns no attempt, so nothing else would keep it from being asked in a loop.
 const LEAST: Duration = Duration::from_secs(1);
+/// Left of the time to the deadline when a pause is over: else the task might not be taken in time, and
+/// its client hear that no worker was free instead of the provider's words.
+const TO_BE_TAKEN: Duration = Duration::from_millis(500);
 
 /// What to tell the queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +62,7 @@ impl Verdict {
     }
 
     /// Judges a provider's error. The task ends with it when nothing is gained by another attempt:
-    /// it would fail again, none is left, or its deadline would pass before.
+    /// it would fail again, none is left, or its deadline would pass before one could begin.
     pub fn on(error: &ProviderError, now: Situation) -> Self {
         let again = match retry(error) {
             Retry::Never => None,
@@ -78,7 +81,7 @@ impl Verdict {
             }),
         };
         match again {
-            Some((reason, not_before)) if !now.emitted && not_before < now.remaining => {
+            Some((reason, not_before)) if !now.emitted && now.leaves_time_after(not_before) => {
                 Self::Release { reason, not_before }
             }
             _ => Self::failed(task_error(error)),
@@ -96,6 +99,10 @@ fn retry(error: &ProviderError) -> Retry {
 }
 
 impl Situation {
+    fn leaves_time_after(&self, pause: Duration) -> bool {
+        pause.saturating_add(TO_BE_TAKEN) <= self.remaining
+    }
+
     /// Between half of it and all of it.
     fn spread(&self, longest: Duration) -> Duration {
         longest.mul_f64(0.5 + self.jitter.clamp(0.0, 1.0) / 2.0)
@@ -191,6 +198,25 @@ mod tests {
             (429, Some(61_000))
         );
         assert!(error.message.contains("slow down"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_wait_that_ends_just_before_the_deadline_does_too() {
+        for (asked, wait) in [(7, 7000), (0, 1000)] {
+            let error = limited(Some(asked));
+            let enough = Situation {
+                remaining: Duration::from_millis(wait) + TO_BE_TAKEN,
+                ..NOW
+            };
+            let waits = released(ReleaseReason::RateLimited, wait);
+            assert_eq!(Verdict::on(&error, enough), waits);
+            let scarce = Situation {
+                remaining: enough.remaining - Duration::from_millis(1),
+                ..NOW
+            };
+            let ends = Verdict::failed(task_error(&error));
+            assert_eq!(Verdict::on(&error, scarce), ends);
+        }
     }
 
     #[test]
