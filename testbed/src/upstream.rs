@@ -27,8 +27,25 @@ pub enum Step {
     Drip(&'static str, Duration),
     /// Sends nothing for a while.
     Pause(Duration),
+    /// Sends nothing until the gate is open.
+    Wait(Gate),
     /// Sends nothing more, until the client closes.
     Hang,
+}
+
+/// Shut until a test opens it, and then open for all that wait or will.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn opened(&self) {
+        // Its sender is here: it cannot be closed.
+        self.0.subscribe().wait_for(|open| *open).await.ok();
+    }
 }
 
 /// A request as it came in.
@@ -184,6 +201,10 @@ async fn play(stream: &mut TcpStream, steps: &[Step]) -> bool {
                 }
                 Step::Pause(time) => {
                     tokio::time::sleep(*time).await;
+                    true
+                }
+                Step::Wait(gate) => {
+                    gate.opened().await;
                     true
                 }
                 Step::Hang => std::future::pending().await,

@@ -136,12 +136,10 @@ async fn a_connection_that_breaks_is_no_answer() {
 
 #[tokio::test]
 async fn a_refused_connection_is_retryable() {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a port");
-    let address = free.local_addr().expect("an address");
-    drop(free);
-    let call = call(Provider::OpenAICompatible, format!("http://{address}/v1"));
+    // Nobody else gets it while it is held.
+    let free = testbed::net::Port::free().expect("a port");
+    let url = format!("http://127.0.0.1:{}/v1", free.number());
+    let call = call(Provider::OpenAICompatible, url);
     let error = outcome(Limits::default(), call)
         .await
         .1

@@ -10,7 +10,7 @@ use persona_operator::queue::task::{Duties, OutcomeKind};
 use persona_operator::worker::{Ended, Error, Reason};
 
 use crate::fixture::{Fixture, POOL, eventually};
-use crate::upstream::{Step, Upstream, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, says, stream_head, token};
 
 #[tokio::test]
 async fn a_drained_worker_gets_no_task_and_reports_it_at_once() {
@@ -25,7 +25,7 @@ async fn a_drained_worker_gets_no_task_and_reports_it_at_once() {
         .await;
     println!("drained after {:?}", began.elapsed());
     assert!(
-        began.elapsed() < Duration::from_secs(2),
+        began.elapsed() < Duration::from_secs(4),
         "it waited for its next heartbeat"
     );
     let task = fixture.ask("helper", false).await;
@@ -66,7 +66,7 @@ async fn a_busy_worker_is_drained_when_its_last_task_has_ended() {
         .until_worker("a", "drained", |worker| worker.drained)
         .await;
     assert!(
-        ended.elapsed() < Duration::from_secs(2),
+        ended.elapsed() < Duration::from_secs(4),
         "it waited for its next heartbeat"
     );
 }
@@ -97,10 +97,11 @@ async fn another_worker_does_the_work_of_a_drained_one() {
 #[tokio::test]
 async fn a_stopped_worker_ends_its_task_and_leaves_the_pool() {
     let fixture = Fixture::new().await;
+    let stops = Gate::default();
     let mut steps = vec![
         stream_head("text/event-stream"),
         token("Hel"),
-        Step::Pause(Duration::from_millis(300)),
+        Step::Wait(stops.clone()),
     ];
     steps.extend([token("lo"), crate::upstream::done()]);
     let model = Upstream::always(steps).await;
@@ -114,6 +115,7 @@ async fn a_stopped_worker_ends_its_task_and_leaves_the_pool() {
         .await;
     worker.stop.cancel();
     let late = fixture.ask("helper", false).await;
+    stops.open();
     assert_eq!(worker.ended().await.expect("stops"), Ended::Stopped);
     for task in [task, waiting] {
         let outcome = fixture.outcome(&task).await;

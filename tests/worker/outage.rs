@@ -10,7 +10,7 @@ use persona_operator::queue::work::LEASE;
 use testbed::{Redis, RedisOptions};
 
 use crate::fixture::{Fixture, NAMESPACE, answered, eventually};
-use crate::upstream::{Step, Upstream, done, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, done, says, stream_head, token};
 
 /// Twenty numbered words in two seconds.
 fn slow_story() -> Vec<Step> {
@@ -201,17 +201,19 @@ async fn a_worker_stops_in_time_while_redis_is_away() {
 async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
     let redis = durable().await;
     let fixture = Fixture::on(&redis).await;
-    let model = Upstream::start(|received| {
+    let (old, new) = (Gate::default(), Gate::default());
+    let gates = (old.clone(), new.clone());
+    let model = Upstream::start(move |received| {
         if received.number == 1 {
             let mut steps = vec![
                 stream_head("text/event-stream"),
                 token("old"),
-                Step::Pause(Duration::from_secs(1)),
+                Step::Wait(gates.0.clone()),
             ];
             steps.extend([token("old"), done()]);
             return steps;
         }
-        let mut steps = vec![Step::Pause(Duration::from_secs(2))];
+        let mut steps = vec![Step::Wait(gates.1.clone())];
         steps.extend(says(&["new"]));
         steps
     })
@@ -230,6 +232,15 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
     fixture.persona("helper", model.base_url()).await;
     // The gateway enqueues it again under the same id.
     fixture.ask_again(&task, "helper", true).await;
+    // The old one goes on and ends while the new one runs.
+    model
+        .until("asked again", |counts| counts.requests == 2)
+        .await;
+    old.open();
+    model
+        .until("the old one ends", |counts| counts.open == 1)
+        .await;
+    new.open();
     assert_eq!(fixture.outcome(&task).await.outcome, OutcomeKind::Completed);
     assert_eq!(fixture.text(&task).await, "new");
     assert_eq!(model.counts().requests, 2);
@@ -329,7 +340,7 @@ async fn a_changed_password_is_read_again_from_its_file() {
         .until_worker("a", "drained", |worker| worker.drained)
         .await;
     assert!(
-        began.elapsed() < Duration::from_secs(3),
+        began.elapsed() < Duration::from_secs(4),
         "{:?}",
         began.elapsed()
     );

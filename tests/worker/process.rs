@@ -10,8 +10,8 @@ use persona_operator::queue::task::OutcomeKind;
 use testbed::net::Port;
 use testbed::process::Process;
 
-use crate::fixture::{Fixture, NAMESPACE, POOL, eventually, get};
-use crate::upstream::{Step, Upstream, done, says, stream_head, token};
+use crate::fixture::{Fixture, NAMESPACE, POOL, eventually};
+use crate::upstream::{Gate, Step, Upstream, done, says, stream_head, token};
 
 /// A worker process and its log.
 pub struct WorkerProcess {
@@ -62,8 +62,14 @@ impl WorkerProcess {
         fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
-        get(&format!("http://127.0.0.1:{}{path}", self.port.number())).await
+    /// A page, when it answers well: a process that replaces itself does not listen for a moment.
+    async fn page(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.port.number());
+        eventually("the page", async || {
+            let page = reqwest::get(&url).await.ok()?.error_for_status();
+            page.ok()?.text().await.ok()
+        })
+        .await
     }
 
     /// Whether the words stand in the log in this order.
@@ -113,10 +119,11 @@ async fn the_task_of_a_killed_worker_is_completed_by_another_one_and_once() {
 #[tokio::test]
 async fn a_terminated_worker_stops_in_order_and_exits_with_success() {
     let fixture = Fixture::new().await;
+    let stops = Gate::default();
     let model = Upstream::always(vec![
         stream_head("text/event-stream"),
         token("Hel"),
-        Step::Pause(Duration::from_millis(500)),
+        Step::Wait(stops.clone()),
         token("lo"),
         done(),
     ])
@@ -130,6 +137,11 @@ async fn a_terminated_worker_stops_in_order_and_exits_with_success() {
     model.until("asked", |counts| counts.open == 2).await;
     worker.terminate();
     let late = fixture.ask("helper", false).await;
+    eventually("it waits for both", async || {
+        worker.logged_in_order(&["shutdown 2 of 5"]).then_some(())
+    })
+    .await;
+    stops.open();
     let status = worker.process.wait().await.expect("ends");
     assert_eq!(status.code(), Some(0), "{}", worker.log());
     let steps = [
@@ -226,11 +238,7 @@ async fn beside_a_model_server_a_worker_starts_afresh_in_its_own_process_and_los
         "each start is an instance of its own"
     );
     // On the same port, and the count goes on.
-    let metric = eventually("the page", async || {
-        let url = format!("http://127.0.0.1:{}/metrics", worker.port.number());
-        reqwest::get(url).await.ok()?.text().await.ok()
-    })
-    .await;
+    let metric = worker.page("/metrics").await;
     let count = |reason: &str| {
         let name = format!("persona_worker_recycles_total{{reason=\"{reason}\"}} ");
         let line = metric.lines().find_map(|line| line.strip_prefix(&name));
@@ -241,7 +249,7 @@ async fn beside_a_model_server_a_worker_starts_afresh_in_its_own_process_and_los
         "{metric}"
     );
     assert_eq!(count("age"), 0);
-    assert_eq!(worker.get("/livez").await.0, 200);
+    worker.page("/livez").await;
 }
 
 #[tokio::test]
