@@ -1,7 +1,5 @@
 //! Requests that are refused before they reach the queue.
 
-use std::time::Duration;
-
 use futures::stream;
 use reqwest::Body;
 use serde_json::{Value, json};
@@ -158,7 +156,5 @@ async fn body_that_breaks_off_leaves_no_task() {
         stage.count(route, "400").await + stage.count(route, "499").await > 0.5
     })
     .await;
-    tokio::time::timeout(Duration::from_secs(1), stage.get("/livez"))
-        .await
-        .expect("still serves");
+    assert_eq!(stage.get("/livez").await.status(), 200);
 }

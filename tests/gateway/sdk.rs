@@ -56,9 +56,11 @@ async fn fail(job: &Job, outcome: &Outcome) {
 }
 
 /// Acts while the script runs.
-async fn with_worker(stage: &Stage, function: &str, act: impl AsyncFnOnce(&Worker)) {
-    let worker = stage.worker().await;
-    tokio::join!(run(stage, function), act(&worker));
+async fn with_worker(stage: &Stage, function: &str, act: impl AsyncFnOnce(&mut Worker)) {
+    // Getting it for the first time takes longer than `act` waits for a task.
+    testbed::openai_python().await.expect("the SDK");
+    let mut worker = stage.worker().await;
+    tokio::join!(run(stage, function), act(&mut worker));
 }
 
 #[tokio::test]
@@ -147,11 +149,10 @@ async fn sdk_does_not_repeat_what_is_hopeless() {
 #[tokio::test]
 async fn sdk_that_is_closed_in_the_middle_of_a_stream_cancels_it() {
     let stage = Stage::start().await;
-    let mut worker = stage.worker().await;
-    let act = async {
+    with_worker(&stage, "closed", async |worker| {
         let job = worker.take().await;
         job.say("Hal").await;
         assert_eq!(worker.cancelled().await, job.taken.task);
-    };
-    tokio::join!(run(&stage, "closed"), act);
+    })
+    .await;
 }
