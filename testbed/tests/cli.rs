@@ -33,6 +33,19 @@ impl Testbed {
         run(&[&[command, "--name", &self.name], flags].concat())
     }
 
+    /// Looks at `status` until all that is there: it waits a few seconds for a part, which machines that
+    /// have much to do may exceed.
+    fn until_status_says(&self, parts: &[&str]) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let status = words(&self.run("status", &[]));
+            let missing = parts.iter().find(|part| !status.contains(**part));
+            let Some(part) = missing else { return };
+            assert!(Instant::now() < deadline, "{part:?} is not in {status}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn entry(&self) -> Entry {
         registry::find(&self.name).unwrap().unwrap()
     }
@@ -114,16 +127,13 @@ fn detached_testbeds_live_side_by_side_and_leave_nothing_when_they_are_stopped()
     let (first, lines) = Testbed::up("first", &["--cpu-nodes=2", "--gpu-nodes=1", "--nodes=fake"]);
     let nodes = shell(&lines, "kubectl get nodes --output=name");
     assert_eq!(nodes.lines().count(), 3, "{nodes}");
-    let status = words(&first.run("status", &[]));
-    for part in [
+    first.until_status_says(&[
         "3 fake Ready",
         "API server",
         "answers, v1.36",
         "Redis",
         "6 run",
-    ] {
-        assert!(status.contains(part), "{part:?} is not in {status}");
-    }
+    ]);
 
     let (second, lines) = Testbed::up("second", &["--nodes=process"]);
     let nodes = shell(&lines, "kubectl get nodes --output=name");
@@ -266,10 +276,7 @@ fn real_node_and_model_come_up_and_go() {
         "node/real\n"
     );
     assert_eq!(lines.matches("for pods: ").count(), 2, "{lines}");
-    let status = words(&testbed.run("status", &[]));
-    for part in ["real Ready", "/v1 answers", "10 run"] {
-        assert!(status.contains(part), "{part:?} is not in {status}");
-    }
+    testbed.until_status_says(&["real Ready", "/v1 answers", "10 run"]);
     let (entry, pids) = (testbed.entry(), testbed.pids());
     let down = testbed.run("down", &[]);
     assert!(down.status.success(), "{}", words(&down));

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::wait::{await_condition, conditions::is_deleted};
+use kube::{Api, ResourceExt};
 use persona_operator::api::{Placement, Span, WorkerPool, WorkerPoolSpec};
 use persona_operator::controller::pool::server::Serving;
 use persona_operator::controller::pool::template::{Setup, template};
@@ -263,6 +263,29 @@ impl Fleet {
             .await?;
         let gone = await_condition(self.pods.clone(), name, is_deleted(&uid));
         tokio::time::timeout(PATIENCE, gone).await??;
+        if pod.spec.is_some_and(|spec| spec.resource_claims.is_some()) {
+            self.free(&uid).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the devices of a pod that is gone are free: its claims go some time after it.
+    async fn free(&self, pod: &str) -> Result<()> {
+        let claims: Api<ResourceClaim> =
+            Api::namespaced(self.cluster.client().await?, &self.namespace);
+        let all = claims.list(&ListParams::default()).await?;
+        for claim in all {
+            if claim
+                .owner_references()
+                .iter()
+                .any(|owner| owner.uid == pod)
+            {
+                let (name, uid) = (claim.name_any(), claim.uid().unwrap_or_default());
+                let gone = await_condition(claims.clone(), &name, is_deleted(&uid));
+                let gone = tokio::time::timeout(PATIENCE, gone).await;
+                gone.with_context(|| format!("claim {name} stays"))??;
+            }
+        }
         Ok(())
     }
 
