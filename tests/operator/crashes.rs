@@ -47,8 +47,9 @@ async fn a_killed_worker_costs_a_whole_answer_two_seconds_and_nothing_else() -> 
     let (answer, again) = tokio::join!(operator.answer("helper"), killing);
     assert_eq!(answer?, "whole");
     let again = again?;
-    // Runnable within 2 s of the kubelet's word, and taken by the restarted worker.
-    assert!(again < Duration::from_secs(6), "{again:?}");
+    // Runnable within 2 s of the kubelet's word, and taken by the restarted worker. Its lease would run
+    // out after ten seconds at the earliest.
+    assert!(again < Duration::from_secs(9), "{again:?}");
     assert_eq!(model.counts().requests, 2);
     operator.stop().await
 }
@@ -115,27 +116,31 @@ async fn a_pool_grows_under_load_and_shrinks_without_cutting_a_request_short() -
     operator.persona("helper", &model.base_url(), more).await?;
     operator.ready::<Persona>("helper").await?;
     let mut sent = 0;
-    // Bursts with pauses in which workers drain.
-    for burst in [40usize, 3, 24, 1] {
-        sent += burst;
-        let answers = (0..burst).map(|_| operator.answer("helper"));
+    let mut burst = async |size: usize| {
+        sent += size;
+        let answers = (0..size).map(|_| operator.answer("helper"));
         for answer in try_join_all(answers).await? {
             assert_eq!(answer, "slow");
         }
+        anyhow::Ok(())
+    };
+    // 16 requests at once, 2 a worker.
+    let eight = |pool: Option<&WorkerPool>| {
+        pool.and_then(|p| p.status.as_ref())
+            .is_some_and(|s| s.desired_replicas == 8)
+    };
+    let eight = operator.until("mine", "at eight", eight);
+    tokio::try_join!(burst(40), eight)?;
+    // Bursts with pauses in which workers drain.
+    for size in [3, 24, 1] {
+        burst(size).await?;
     }
     let small = |pool: Option<&WorkerPool>| {
         pool.and_then(|p| p.status.as_ref())
             .is_some_and(|s| s.replicas == 1 && s.draining == 0)
     };
-    let pool = operator.until("mine", "back at one worker", small).await?;
+    operator.until("mine", "back at one worker", small).await?;
     assert_eq!(model.counts().requests, sent, "no request ran twice");
     assert_eq!(model.counts().given_up, 0, "none was cut short");
-    let history = pool.and_then(|p| p.status).context("no status")?.history;
-    let most = history.iter().map(|record| record.to).max();
-    assert_eq!(
-        most,
-        Some(8),
-        "16 requests at once, 2 a worker: {history:?}"
-    );
     operator.stop().await
 }

@@ -163,8 +163,9 @@ async fn a_new_leader_shrinks_a_pool_a_full_window_after_it_took_over() -> Resul
 
 #[tokio::test]
 async fn a_leader_whose_renewal_is_answered_late_is_gone_when_its_lease_is() -> Result<()> {
-    // Late, though in time for the leader to go on; all that it asks for after that is too late.
-    let late = LEASE / 10 * 3;
+    // Late, though in time for the leader to go on; all that it asks for after that is too late. If it
+    // counted from the answer, it would lead for three seconds longer than the lease lasts.
+    let [lease, deadline, late] = [25, 20, 8].map(Duration::from_secs);
     let (armed, spent) = (Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
     let arm = armed.clone();
     let meanwhile: Meanwhile = Arc::new(move |method, path| {
@@ -181,14 +182,19 @@ async fn a_leader_whose_renewal_is_answered_late_is_gone_when_its_lease_is() -> 
     });
     let cluster = Cluster::shared().await?;
     let proxy = ApiProxy::late(cluster.client().await?, meanwhile).await?;
-    let operator = Operator::start_in(cluster, "late", &[proxy.setting()]).await?;
+    let settings = [
+        proxy.setting(),
+        ("PERSONA_LEASE_DURATION", &format!("{lease:?}")),
+        ("PERSONA_LEASE_RENEW_DEADLINE", &format!("{deadline:?}")),
+    ];
+    let operator = Operator::start_in(cluster, "late", &settings).await?;
     arm.store(true, Ordering::Release);
     let ended = timeout(PATIENCE, operator.controller.ended()).await??;
     let now = Timestamp::now();
     ensure!(!ended.success(), "{}", operator.controller.last_words());
     let led = now.duration_since(renewed(&the_lease(&operator).await?)?);
     ensure!(
-        led < SignedDuration::try_from(LEASE)?,
+        led < SignedDuration::try_from(lease)?,
         "it led for {led:?} after its last renewal\n{}",
         operator.controller.last_words()
     );

@@ -55,6 +55,16 @@ impl Fuse {
         *self.state() = State::Off;
     }
 
+    /// Lets everything through from now on, unless it has blown by now; whether it has.
+    pub fn spare(&self) -> bool {
+        let mut state = self.state();
+        if *state == State::Blown {
+            return true;
+        }
+        *state = State::Off;
+        false
+    }
+
     /// Returns when the controller is cut off.
     pub async fn blown(&self) {
         let mut blown = self.blown.subscribe();

@@ -70,7 +70,8 @@ async fn a_pool_that_no_gpu_fits_says_so_and_mends_when_a_node_comes() -> Result
         .until("beyond", "unschedulable", is("False"))
         .await?;
 
-    let gh200 = FakeNode::gpu("gpus-gh200", "NVIDIA-GH200-96GB", 97_871, 1);
+    // More than one GPU: pods of other tests fit there as well.
+    let gh200 = FakeNode::gpu("gpus-gh200", "NVIDIA-GH200-96GB", 97_871, 8);
     Cluster::shared().await?.add_fake_nodes(&[gh200]).await?;
     operator.until("large", "schedulable", is("True")).await?;
     let pods = operator.pods("large").await?;

@@ -109,9 +109,12 @@ async fn killed_at(
     cross(operator, model, phase).await?;
     let killed = tokio::select! {
         () = fuse.blown() => true,
-        rest = settled(operator, phase) => { rest?; false }
+        // It may blow in this very moment.
+        rest = settled(operator, phase) => { rest?; fuse.spare() }
     };
     if killed {
+        let blown = tokio::time::timeout(PATIENCE, fuse.blown()).await;
+        blown.context("the write had no end")?;
         operator.controller.kill().await?;
         fuse.disarm();
         // Its successor need not wait until the lease has run out.
@@ -120,7 +123,6 @@ async fn killed_at(
         leases.delete_collection(&params, &all).await?;
         operator.controller.restart().await?;
     }
-    fuse.disarm();
     let found = settled(operator, phase).await;
     let found = found.with_context(|| format!("killed {cut:?} write {number} to {phase:?}"))?;
     ensure!(

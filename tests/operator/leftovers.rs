@@ -256,11 +256,13 @@ async fn a_managed_pool_that_was_closed_is_written_to_before_it_opens_again() ->
     let pool = status.pools[0].name.clone();
     let seen = operator.ready::<WorkerPool>(&pool).await?.context("gone")?;
     let mark = |pool: &WorkerPool| pool.annotations().get(ANNOTATION_OPENED).cloned();
-    assert_eq!(mark(&seen), None);
+    let before = mark(&seen);
     let queue = operator.queue()?;
     assert_eq!(queue.close(&pool, 0).await?, CloseAnswer::Closed);
     // Who closed it deletes it as it was before that.
-    let marked = move |pool: Option<&WorkerPool>| pool.and_then(mark).is_some();
+    let marked = move |pool: Option<&WorkerPool>| {
+        pool.and_then(mark).is_some_and(|mark| Some(mark) != before)
+    };
     operator.until(&pool, "marked", marked).await?;
     eventually_open(&queue, &pool).await?;
     let as_it_was = DeleteParams {

@@ -124,10 +124,14 @@ async fn personas_memory_latency_and_triggers_are_told_by_phase() -> Result<()> 
 async fn queued(operator: &Operator, persona: &str, count: u64) -> Result<()> {
     let queue = operator.queue()?;
     let personas = [persona.to_owned()];
-    while queue.persona_stats(&personas).await?[0].queued != count {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let wait = async {
+        while queue.persona_stats(&personas).await?[0].queued != count {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.with_context(|| format!("never are {count} requests of {persona} queued"))?
 }
 
 #[tokio::test]

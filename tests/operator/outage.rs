@@ -1,6 +1,7 @@
 //! What a pool's size follows goes away for a while: nothing may shrink while its numbers are missing or
 //! not to be trusted, and the size follows them again once they are back.
 
+use std::cell::Cell;
 use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -82,7 +83,7 @@ async fn redis(operator: &Operator, outage: Outage, length: Duration) -> Result<
     let model = Upstream::always(vec![
         stream_head("text/event-stream"),
         token("slow"),
-        Step::Pause(Duration::from_millis(1500)),
+        Step::Pause(Duration::from_millis(500)),
         done(),
     ])
     .await;
@@ -97,22 +98,22 @@ async fn redis(operator: &Operator, outage: Outage, length: Duration) -> Result<
     let home = json!({"poolRef": {"name": POOL}, "queue": {"maxConcurrency": WORKERS}});
     operator.persona("helper", &model.base_url(), home).await?;
     operator.ready::<Persona>("helper").await?;
-    let large = operator.until(POOL, "large", large);
-    let load = async {
-        loop {
-            // Until all workers are there, and for a moment more.
-            let asked = (0..2 * WORKERS).map(|_| operator.answer("helper"));
-            try_join_all(asked).await?;
-            let pods = operator.pods(POOL).await?;
-            if i32::try_from(pods.len())? == WORKERS {
-                return anyhow::Ok(());
-            }
+    // Until all workers are seen: from then on they are idle, and there is little time until they go.
+    let watching = Cell::new(true);
+    let client = async |_| {
+        while watching.get() {
+            operator.answer("helper").await?;
         }
+        anyhow::Ok(())
     };
-    let (large, load) = tokio::join!(large, load);
-    large?;
-    load?;
-    let mut watched = Watched::begin(operator).await?;
+    let load = try_join_all((0..2 * WORKERS).map(client));
+    let begin = async {
+        operator.until(POOL, "large", large).await?;
+        let watched = Watched::begin(operator).await;
+        watching.set(false);
+        watched
+    };
+    let (_, mut watched) = tokio::try_join!(load, begin)?;
     let lasts = matches!(outage, Outage::RedisHangs | Outage::RedisRestarts);
     match outage {
         Outage::RedisHangs => operator.redis.pause()?,

@@ -26,8 +26,12 @@ const SMALL: [usize; 2] = [2, 8];
 const SLOTS: u32 = 2;
 /// A task takes so many milliseconds.
 const TAKES: [u64; 2] = [50, 800];
+/// The task whose worker is killed takes longer than it may take to kill it.
+const KILLED_TAKES: u64 = 10_000;
 /// Every so many times load returns while workers drain.
 const CALLED_BACK_EVERY: u64 = 4;
+/// Rounds more for somebody to be called back, where nobody was.
+const MORE_ROUNDS: u32 = 10;
 const POOL: &str = "mine";
 const PERSONA: &str = "helper";
 
@@ -120,8 +124,8 @@ pub async fn stage(name: &str) -> Result<Operator> {
     Ok(operator)
 }
 
-/// Takes so many workers away under load; `tell` hears how many are gone. With `sabotage` one busy
-/// worker's pod is deleted behind the operator's back, which the report must show.
+/// Takes so many workers away under load; `tell` hears how many are gone. With `sabotage` the first task's
+/// pod is deleted behind the operator's back, which the report must show.
 ///
 /// # Errors
 /// What keeps the run from its end; what it saw is in the report.
@@ -141,7 +145,7 @@ pub async fn scale_in(
         stop.cancel();
         shaken
     };
-    let loading = load(&queue, &workers.seen, &stop);
+    let loading = load(&queue, &workers.seen, sabotage, &stop);
     let (shaken, tasks) = tokio::join!(shaking, loading);
     shaken?;
     let tasks = tasks?;
@@ -175,18 +179,24 @@ async fn shake(
     sabotage: bool,
     tell: impl Fn(usize),
 ) -> Result<()> {
-    operator.until(POOL, "large", sized(LARGE)).await?;
     if sabotage {
-        let busy = tokio::time::timeout(PATIENCE, seen.until(Seen::busy_pod)).await;
-        let pod = busy.context("no worker is busy")?;
+        let first = task(0);
+        let runs = tokio::time::timeout(PATIENCE, seen.until(|seen| seen.pod_of(&first))).await;
+        let pod = runs.context("the first task does not run")?;
         let pods = operator.all::<Pod>();
         pods.delete(&pod, &DeleteParams::default()).await?;
     }
+    operator.until(POOL, "large", sized(LARGE)).await?;
+    let mut more = 0;
     for round in 1_u64.. {
         let gone = seen.removed.load(Ordering::Relaxed);
         tell(gone);
         if gone >= times {
-            break;
+            let called_back = seen.called_back.load(Ordering::Relaxed) > 0;
+            if sabotage || called_back || more == MORE_ROUNDS {
+                break;
+            }
+            more += 1;
         }
         let small = rand::random_range(SMALL[0]..=SMALL[1]);
         let told = seen.drained_busy.load(Ordering::Relaxed);
@@ -225,18 +235,27 @@ fn sized(wanted: usize) -> impl Fn(Option<&WorkerPool>) -> bool {
     }
 }
 
-/// Keeps a few more tasks under way than there are slots until `stop`, and waits for all to end.
+fn task(number: usize) -> String {
+    format!("task-{number:06}")
+}
+
+/// Keeps a few more tasks under way than there are slots until `stop`, and waits for all to end. The first
+/// one may be to be killed.
 async fn load(
     queue: &NamespaceQueue,
     seen: &Seen,
+    kills_first: bool,
     stop: &CancellationToken,
 ) -> Result<BTreeSet<String>> {
     let most = LARGE * SLOTS as usize * 3 / 2;
     let mut sent = BTreeSet::new();
     while !stop.is_cancelled() {
         while sent.len() < seen.finished() + most {
-            let task = format!("task-{:06}", sent.len());
-            let time = rand::random_range(TAKES[0]..=TAKES[1]);
+            let task = task(sent.len());
+            let time = match kills_first && sent.is_empty() {
+                true => KILLED_TAKES,
+                false => rand::random_range(TAKES[0]..=TAKES[1]),
+            };
             let payload = json!({"kind": "chat.completions", "request": {"milliseconds": time}});
             let payload = payload.to_string();
             let answer = queue

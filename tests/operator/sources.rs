@@ -52,12 +52,12 @@ async fn a_pool_follows_a_prometheus_query_and_does_not_shrink_while_that_is_awa
     }}]);
     let fallback = json!({"fallback": {"replicas": 6}});
     sleepers(&operator, metric, fallback).await?;
-    let pool = operator.until("sleepers", "at four", size(4)).await?;
+    let follows = |pool: Option<&WorkerPool>| {
+        let reason = pool.and_then(|pool| reason(pool, "ScalingActive"));
+        size(4)(pool) && reason.as_deref() == Some("FollowsMetrics")
+    };
+    let pool = operator.until("sleepers", "at four", follows).await?;
     let pool = pool.context("gone")?;
-    assert_eq!(
-        reason(&pool, "ScalingActive").as_deref(),
-        Some("FollowsMetrics")
-    );
     let said = &pool.status.context("no status")?.history[0].reason;
     assert!(said.contains("14"), "{said}");
 

@@ -2,7 +2,7 @@
 //! take, run, renew, finish and drain in the queue as a worker does, and only sleep where it would ask a
 //! model. A pod's end is the end of its stand-in, as SIGKILL is a worker's: what it ran then was killed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,8 +38,8 @@ pub struct Seen {
     finished: Mutex<HashMap<String, u32>>,
     /// Tasks that ran on a worker when its pod was deleted.
     killed: Mutex<BTreeSet<String>>,
-    /// Who runs something now, by pod name.
-    busy: Mutex<BTreeMap<String, usize>>,
+    /// The pod that runs a task now.
+    running: Mutex<HashMap<String, String>>,
     /// Workers whose pods were deleted.
     pub removed: AtomicUsize,
     /// Workers that ran something when they were told to drain.
@@ -70,9 +70,17 @@ impl Seen {
         lock(&self.killed).iter().cloned().collect()
     }
 
-    /// A pod whose worker runs something now.
-    pub fn busy_pod(&self) -> Option<String> {
-        lock(&self.busy).keys().next().cloned()
+    /// The pod whose worker runs this task now.
+    pub fn pod_of(&self, task: &str) -> Option<String> {
+        lock(&self.running).get(task).cloned()
+    }
+
+    /// The pod runs this task no more; another one may by now.
+    fn ends(&self, task: &str, pod: &str) {
+        let mut running = lock(&self.running);
+        if running.get(task).is_some_and(|by| by == pod) {
+            running.remove(task);
+        }
     }
 
     /// What `find` finds, as soon as it does.
@@ -85,16 +93,6 @@ impl Seen {
             }
             news.await;
         }
-    }
-
-    fn count(&self, pod: &str, running: usize) {
-        let mut busy = lock(&self.busy);
-        if running == 0 {
-            busy.remove(pod);
-        } else {
-            busy.insert(pod.to_owned(), running);
-        }
-        self.news.notify_waiters();
     }
 }
 
@@ -357,6 +355,7 @@ impl StandIn {
         let mut leases = lock(&self.leases);
         for taken in &answer.tasks {
             leases.push((taken.task.clone(), taken.fence.clone()));
+            lock(&self.seen.running).insert(taken.task.clone(), self.pod.clone());
             if taken.attempt > 1 {
                 // Killed on its way to another worker, which therefore could not say so.
                 lock(&self.seen.killed).insert(taken.task.clone());
@@ -365,7 +364,7 @@ impl StandIn {
                 .entry(taken.task.clone())
                 .or_default() += 1;
         }
-        self.seen.count(&self.pod, leases.len());
+        self.seen.news.notify_waiters();
         Ok(answer.tasks)
     }
 
@@ -389,15 +388,17 @@ impl StandIn {
         }
         let mut leases = lock(&self.leases);
         leases.retain(|(task, _)| *task != taken.task);
-        self.seen.count(&self.pod, leases.len());
+        self.seen.ends(&taken.task, &self.pod);
+        self.seen.news.notify_waiters();
     }
 
     fn was_deleted(&self) {
-        let tasks = std::mem::take(&mut *lock(&self.leases)).into_iter();
-        let tasks = tasks.map(|(task, _)| task);
-        lock(&self.seen.killed).extend(tasks);
+        for (task, _) in std::mem::take(&mut *lock(&self.leases)) {
+            self.seen.ends(&task, &self.pod);
+            lock(&self.seen.killed).insert(task);
+        }
         self.seen.removed.fetch_add(1, Ordering::Relaxed);
-        self.seen.count(&self.pod, 0);
+        self.seen.news.notify_waiters();
     }
 
     async fn pause(&self) {

@@ -165,8 +165,11 @@ async fn a_pool_of_somebody_else_under_the_name_is_left_alone() -> Result<()> {
     let found = operator.all::<WorkerPool>().get(name).await?;
     assert_eq!(found.spec, theirs.spec);
     assert_eq!(found.uid(), theirs.uid());
-    let topology = topology(&operator).await?;
-    assert_eq!(reason(&topology, "Ready").as_deref(), Some("PoolNameTaken"));
+    // The topology may say so later than the persona.
+    let told = |topology: Option<&PersonaTopology>| {
+        topology.and_then(|t| reason(t, "Ready")).as_deref() == Some("PoolNameTaken")
+    };
+    operator.until("default", "told", told).await?;
     let pools = operator.all::<WorkerPool>();
     pools.delete(name, &DeleteParams::default()).await?;
     operator.ready::<Persona>("helper").await?;

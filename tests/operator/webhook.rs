@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
 use rustls::ServerConfig;
@@ -19,9 +21,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::harness::PATIENCE;
+
+/// Between two questions whether it is in force.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The webhook, and its registration with the API server.
 pub struct Webhook {
-    /// Requests that were refused.
+    /// Requests that were refused, but for dry runs.
     refused: Arc<AtomicUsize>,
     server: JoinHandle<()>,
     configurations: Api<ValidatingWebhookConfiguration>,
@@ -35,7 +42,11 @@ impl Webhook {
         let pods = json!({
             "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
         });
-        Self::start(client, namespace, words, pods, "true").await
+        let webhook = Self::start(client, namespace, words, pods, "true").await?;
+        let waiting = in_force(client, namespace, words);
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.context("the webhook is not asked")??;
+        Ok(webhook)
     }
 
     /// Refuses to delete this pool of `namespace` from now on, with these words.
@@ -108,7 +119,7 @@ impl Webhook {
         })
     }
 
-    /// Requests that were refused.
+    /// Requests that were refused, but for dry runs.
     pub fn refused(&self) -> usize {
         self.refused.load(Ordering::Relaxed)
     }
@@ -124,6 +135,28 @@ impl Webhook {
 impl Drop for Webhook {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+/// Waits until pods of `namespace` are refused: the API server hears of a webhook some time after it was
+/// registered.
+async fn in_force(client: &Client, namespace: &str, words: &str) -> Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "refused"},
+        "spec": {"containers": [{"name": "none", "image": "none"}]},
+    }))?;
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    loop {
+        match pods.create(&params, &pod).await {
+            Err(kube::Error::Api(status)) if status.message.contains(words) => return Ok(()),
+            // Or refused by somebody else, like in a namespace that has no ServiceAccount yet.
+            Ok(_) | Err(kube::Error::Api(_)) => tokio::time::sleep(LOOK).await,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -166,7 +199,9 @@ async fn refuse(
         }
         let review: Value = serde_json::from_slice(&bytes[head_end..head_end + length])?;
         bytes.drain(..head_end + length);
-        count.fetch_add(1, Ordering::Relaxed);
+        if review["request"]["dryRun"] != true {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let answer = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
