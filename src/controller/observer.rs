@@ -91,6 +91,13 @@ impl Observer {
         reading.map(|reading| reading.at.elapsed())
     }
 
+    /// When the pool's numbers were asked for, by our own clock; none when there are none.
+    pub fn asked(&self, namespace: &str, pool: &str) -> Option<Instant> {
+        let readings = lock(&self.readings);
+        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
+        reading.map(|reading| reading.asked)
+    }
+
     /// Asks for a look at a pool now; what differs wakes its reconciler. A look that is missed under
     /// load is made up for by the next tick.
     pub fn look(&self, namespace: &str, pool: &str) {

@@ -63,6 +63,7 @@ impl Ours {
                 pods: Vec::new(),
                 concurrency: None,
                 external: Vec::new(),
+                asked: None,
                 is_old: false,
                 holds_still: false,
                 under_way: BTreeSet::new(),

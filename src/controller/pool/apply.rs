@@ -6,6 +6,7 @@ use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::observe::Observed;
 use super::plan::{Memory, Plan, Removal, Why};
@@ -79,11 +80,11 @@ async fn tell_queue(
         }
     }
     for uid in &plan.undrain {
-        queue.drain(uid, false).await?;
+        tell(&queue, memory, uid, false).await?;
         memory.draining.remove(uid);
     }
     for uid in &plan.drain {
-        queue.drain(uid, true).await?;
+        tell(&queue, memory, uid, true).await?;
         if !memory.draining.contains_key(uid) {
             memory.draining.insert(uid.clone(), o.now);
             count_recycled(cx, o, &namespace, uid);
@@ -92,6 +93,20 @@ async fn tell_queue(
     if !plan.drain.is_empty() || !plan.undrain.is_empty() {
         cx.observer.look(&namespace, &o.pool.name_any());
     }
+    Ok(())
+}
+
+/// Tells a worker to drain, or to take again.
+async fn tell(
+    queue: &NamespaceQueue,
+    memory: &mut Memory,
+    uid: &str,
+    on: bool,
+) -> Result<(), Error> {
+    // It may be told though the answer is lost.
+    memory.told.insert(uid.to_owned(), Instant::now());
+    queue.drain(uid, on).await?;
+    memory.told.insert(uid.to_owned(), Instant::now());
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use super::gpu;
 use super::is_owned;
@@ -56,6 +57,8 @@ pub struct Observed {
     pub external: Vec<Reading>,
     /// The queue's numbers, or why there are none.
     pub stats: Result<Arc<PoolStats>, String>,
+    /// When those numbers were asked for, or before that.
+    pub asked: Option<Instant>,
     /// Those numbers were read a while ago: idle pools are looked at seldom.
     pub is_old: bool,
 }
@@ -177,6 +180,8 @@ pub fn observe(
         largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),
+        // Before the numbers, which may be newer then, and not older.
+        asked: cx.observer.asked(&namespace, &name),
         stats: numbers(cx, &namespace, &name),
         is_old: cx
             .observer

@@ -10,6 +10,7 @@ mod reading;
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 pub use self::backoff::Backoff;
 use self::fleet::Fleet;
@@ -21,6 +22,8 @@ use super::template::follows_queue;
 use crate::api::Span;
 use crate::scaling::{self, Decision, after_span, victims};
 
+/// Until numbers are looked at again that were too old.
+const LOOK: Span = Span::millis(50);
 /// So long after the last pause, with a worker Ready, failed pods are forgotten.
 const QUIET: Span = Span::secs(60);
 /// After so long without a node for its pods a pool adds no more of them.
@@ -36,6 +39,9 @@ pub struct Memory {
     pub size: Option<scaling::Memory>,
     /// Workers that were told to drain, and since when.
     pub draining: HashMap<String, Timestamp>,
+    /// Workers that were told to drain, or to take again, and when by our own clock: numbers that were
+    /// asked for before that say nothing of it.
+    pub told: HashMap<String, Instant>,
     /// Failed pods that were counted.
     pub failed: BTreeSet<String>,
     /// Pods whose worker has been seen in the queue.
@@ -203,13 +209,14 @@ fn shrink(fleet: &Fleet<'_>, size: usize, has_room: bool, plan: &mut Plan) {
     let leaving = fleet.leaving.iter();
     let leaving = leaving.filter(|pod| {
         let worker = fleet.workers.get(pod.uid.as_str());
-        worker.is_some_and(|worker| !worker.draining)
+        worker.is_some_and(|worker| !worker.draining) && !fleet.is_ahead(pod)
     });
     plan.drain.extend(leaving.map(|pod| pod.uid.clone()));
     // The queue has forgotten that they were told.
     let forgot = fleet.draining.iter().filter(|pod| {
         let worker = fleet.workers.get(pod.uid.as_str());
-        worker.is_some_and(|worker| !worker.draining) && !plan.undrain.contains(&pod.uid)
+        let tells = worker.is_some_and(|worker| !worker.draining) && !fleet.is_ahead(pod);
+        tells && !plan.undrain.contains(&pod.uid)
     });
     plan.drain.extend(forgot.map(|pod| pod.uid.clone()));
     plan.drain
@@ -247,7 +254,10 @@ fn remove_drained(
         }
         let since = memory.draining.get(&pod.uid).copied().unwrap_or(o.now);
         let due = after_span(since, o.drain_timeout);
+        let is_ahead = fleet.is_ahead(pod);
         let why = match fleet.workers.get(pod.uid.as_str()) {
+            // It may have taken requests since, and begun to.
+            _ if is_ahead && due > o.now => None,
             // Unless it was there before: then it tells of itself again within a few seconds.
             None if !memory.began.contains(&pod.uid) => Some(Why::NeverStarted),
             Some(worker) if worker.drained => Some(Why::Drained),
@@ -260,6 +270,7 @@ fn remove_drained(
                 uid: pod.uid.clone(),
                 why,
             }),
+            None if is_ahead => times.push(after_span(o.now, LOOK)),
             None => times.push(due),
         }
     }

@@ -28,6 +28,8 @@ pub struct Fleet<'a> {
     pub draining: Vec<&'a PodView>,
     /// Being deleted.
     pub leaving: Vec<&'a PodView>,
+    /// Told to drain, or to take again, since the numbers were asked for, by pod uid.
+    ahead: BTreeSet<String>,
 }
 
 impl<'a> Fleet<'a> {
@@ -39,9 +41,14 @@ impl<'a> Fleet<'a> {
             .flat_map(|stats| &stats.workers)
             .map(|worker| (worker.uid.as_str(), worker))
             .collect();
+        let told = memory.told.iter();
+        let ahead: BTreeSet<String> = told
+            .filter(|(_, told)| o.asked.is_none_or(|asked| asked <= **told))
+            .map(|(uid, _)| uid.clone())
+            .collect();
         // Drained by an earlier process: its time starts anew.
         for (uid, worker) in &workers {
-            if worker.draining && !memory.draining.contains_key(*uid) {
+            if worker.draining && !ahead.contains(*uid) && !memory.draining.contains_key(*uid) {
                 memory.draining.insert((*uid).to_owned(), o.now);
             }
         }
@@ -49,6 +56,7 @@ impl<'a> Fleet<'a> {
         memory
             .draining
             .retain(|uid, _| known.contains(uid.as_str()));
+        memory.told.retain(|uid, _| known.contains(uid.as_str()));
         memory.failed.retain(|uid| known.contains(uid.as_str()));
         memory.began.retain(|uid| known.contains(uid.as_str()));
         let registered = workers.keys().filter(|uid| known.contains(*uid));
@@ -71,6 +79,7 @@ impl<'a> Fleet<'a> {
             hollow: Vec::new(),
             draining: Vec::new(),
             leaving: Vec::new(),
+            ahead,
         };
         for pod in o.pods.iter().filter(|pod| pod.failed.is_none()) {
             if pod.deleting {
@@ -86,6 +95,11 @@ impl<'a> Fleet<'a> {
             }
         }
         fleet
+    }
+
+    /// The numbers do not know yet what it was told last.
+    pub fn is_ahead(&self, pod: &PodView) -> bool {
+        self.ahead.contains(&pod.uid)
     }
 
     /// Nothing asks for another pod in this one's place.

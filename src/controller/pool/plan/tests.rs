@@ -93,6 +93,30 @@ fn load_that_comes_back_calls_draining_workers_back_before_new_ones_are_made() {
 }
 
 #[test]
+fn who_was_called_back_is_not_deleted_by_numbers_from_before() {
+    let sized =
+        |size: u32| observed(serde_json::json!({"replicas": size, "slotsPerWorker": 2})).pool;
+    let mut scene = Scene::new(serde_json::json!({"replicas": 1}))
+        .worker("a", 0)
+        .worker("b", 0);
+    let drained = scene.visit(0).drain;
+    let (before, asked) = (scene.o.stats.clone(), scene.o.asked);
+    scene.o.pool = sized(2);
+    assert_eq!(scene.visit(1).undrain, drained);
+    // It may have taken requests by now, and the numbers are still those from before.
+    (scene.o.stats, scene.o.asked) = (before.clone(), asked);
+    scene.o.pool = sized(1);
+    let plan = scene.visit(2);
+    assert!(plan.delete.is_empty(), "{:?}", plan.delete);
+    // Nor when it was told to drain once more since.
+    assert_eq!(plan.drain.len(), 1);
+    (scene.o.stats, scene.o.asked) = (before, asked);
+    let plan = scene.visit(3);
+    assert!(plan.delete.is_empty(), "{:?}", plan.delete);
+    assert!(plan.again_at.expect("soon") < at(4));
+}
+
+#[test]
 fn nothing_drains_or_goes_while_the_queue_cannot_be_read() {
     let mut scene = Scene::new(serde_json::json!({"replicas": 0})).worker("a", 0);
     scene.o.stats = Err("away".into());

@@ -37,6 +37,7 @@ pub fn observed(spec: serde_json::Value) -> Observed {
         largest_gpu: None,
         concurrency: None,
         external: Vec::new(),
+        asked: None,
         is_old: false,
         stats: Ok(Arc::new(PoolStats {
             open: true,

@@ -77,6 +77,9 @@ impl Scene {
     pub fn visit(&mut self, second: i64) -> Plan {
         self.o.now = at(second);
         let plan = plan(&self.o, &mut self.memory);
+        for uid in plan.drain.iter().chain(&plan.undrain) {
+            self.memory.told.insert(uid.clone(), Instant::now());
+        }
         for uid in &plan.drain {
             self.memory.draining.insert(uid.clone(), self.o.now);
             if let Some(worker) = self.stats().workers.iter_mut().find(|w| w.uid == *uid) {
@@ -88,6 +91,7 @@ impl Scene {
             self.memory.draining.remove(uid);
             self.worker_stats(uid).draining = false;
         }
+        self.o.asked = Some(Instant::now());
         plan
     }
 }
