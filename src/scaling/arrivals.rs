@@ -4,14 +4,19 @@ use std::collections::VecDeque;
 
 /// Windows over which arrivals are compared with the rate in use, in seconds.
 const WINDOWS: [f64; 7] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
-/// Windows whose means [`Arrivals::at_least`] looks at, in seconds.
-const SHORT_WINDOWS: [f64; 6] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+/// Windows that [`Arrivals::recent`] looks at, in seconds.
+const SHORT_WINDOWS: [f64; 7] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
 /// Time between two counts that are kept, in ms.
-const GRAIN_MS: u64 = 500;
+const GRAIN_MS: u64 = 100;
+/// Standard errors that a higher rate is believed less by: of many windows the one that shows most is
+/// looked at, and chance has its share in that.
+const DOUBT: f64 = 2.2;
+/// The same for windows below a second, of which there are more.
+const MORE_DOUBT: f64 = 3.2;
 /// A clock that goes back by more was set back; by less, two readings came in the other order.
 const SET_BACK_MS: u64 = 2000;
 /// A constant rate is mistaken for a change this often an hour, for each window.
-const FALSE_ALARMS: f64 = 0.3;
+const FALSE_ALARMS: f64 = 0.1;
 
 /// The rate of a Poisson stream, held until the stream contradicts it.
 ///
@@ -19,7 +24,9 @@ const FALSE_ALARMS: f64 = 0.3;
 /// quick. Here the rate in use is held until the number of arrivals in any window of 2 to 128 s is
 /// not one that this rate would bring by chance (generalized likelihood ratio test for the change of
 /// a Poisson rate; M. Basseville, I. Nikiforov, Detection of Abrupt Changes, 2.4.3). The window that
-/// contradicts most says when the rate changed and what it is since; what is older is forgotten.
+/// contradicts most says when the rate changed and what it is since; what is older is forgotten. Of a
+/// rise only that much is believed which chance does not explain: if there is more to it, it will be
+/// contradicted again, and a worker too many is one that goes again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Arrivals {
     /// Counts as of moments, the oldest first: (ms, arrivals).
@@ -79,16 +86,16 @@ impl Arrivals {
         }
     }
 
-    /// Tasks a second that lately came at the least: the highest mean of the last 1 to 32 s, each less
-    /// two of its standard errors. 0 if that is not above the rate in use. For tasks that wait already:
-    /// too restless to size by.
-    pub fn at_least(&self) -> f64 {
-        let means = SHORT_WINDOWS.iter().filter_map(|window| {
-            let Seen { came, seconds, .. } = self.within(*window).filter(|seen| seen.spread)?;
-            let rate = (came - 2.0 * came.sqrt()) / seconds;
+    /// Tasks a second that lately came at the least, by the last 0.5 to 32 s. 0 if that is not above the
+    /// rate in use. For tasks that wait already: too restless to size by.
+    pub fn recent(&self) -> f64 {
+        let rates = SHORT_WINDOWS.iter().filter_map(|window| {
+            let seen = self.within(*window).filter(|seen| seen.spread)?;
+            let doubt = if *window < 1.0 { MORE_DOUBT } else { DOUBT };
+            let rate = seen.at_least(doubt);
             (rate > self.rate).then_some(rate)
         });
-        means.fold(0.0, f64::max)
+        rates.fold(0.0, f64::max)
     }
 
     /// What came within a window; none while less than half of it was seen.
@@ -126,7 +133,12 @@ impl Arrivals {
             })
             .max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, seen)) = strongest {
-            self.rate = seen.came / seen.seconds;
+            let mean = seen.came / seen.seconds;
+            self.rate = if mean > self.rate {
+                self.rate.max(seen.at_least(DOUBT))
+            } else {
+                mean
+            };
             self.counts.drain(..seen.index);
         }
     }
@@ -140,6 +152,15 @@ struct Seen {
     seconds: f64,
     /// Not all at once: a batch is no rate, and waits already.
     spread: bool,
+}
+
+impl Seen {
+    /// The rate, tasks a second, so many standard errors below the mean. The square root of a Poisson
+    /// count has the standard error 1/2 whatever its mean (M. S. Bartlett, The Square Root Transformation
+    /// in Analysis of Variance, 1936).
+    fn at_least(&self, doubt: f64) -> f64 {
+        (self.came.sqrt() - doubt / 2.0).max(0.0).powi(2) / self.seconds
+    }
 }
 
 /// ln of the likelihood ratio: how much better the rate that `came` suggests explains it than the
@@ -182,28 +203,50 @@ mod tests {
         arrivals
     }
 
+    /// What is in use after that: of a rise not all is believed before many have come.
+    fn assert_rate(arrivals: &Arrivals, least: f64, most: f64) {
+        let rate = arrivals.rate(30_000);
+        assert!((least..=most).contains(&rate), "{rate}: {arrivals:?}");
+    }
+
     #[test]
     fn finds_a_rate_and_its_changes_within_seconds() {
         let mut arrivals = begun();
         feed(&mut arrivals, 0..60, 5);
-        assert!((arrivals.rate(30_000) - 5.0).abs() < 0.5, "{arrivals:?}");
+        assert_rate(&arrivals, 4.0, 5.2);
         feed(&mut arrivals, 60..63, 50);
-        assert!((arrivals.rate(30_000) - 50.0).abs() < 15.0, "{arrivals:?}");
+        assert_rate(&arrivals, 35.0, 52.0);
         feed(&mut arrivals, 63..70, 50);
-        assert!((arrivals.rate(30_000) - 50.0).abs() < 5.0, "{arrivals:?}");
+        assert_rate(&arrivals, 40.0, 52.0);
         feed(&mut arrivals, 70..74, 5);
-        assert!(arrivals.rate(30_000) < 15.0, "{arrivals:?}");
+        assert_rate(&arrivals, 3.0, 15.0);
     }
 
     #[test]
     fn a_constant_rate_is_held_still() {
         let mut arrivals = begun();
-        feed(&mut arrivals, 0..10, 20);
+        feed(&mut arrivals, 0..120, 20);
+        assert_rate(&arrivals, 18.0, 20.5);
         let rate = arrivals.rate(30_000);
-        for second in 10..2000 {
+        for second in 120..2000 {
             feed(&mut arrivals, second..second + 1, 20);
             assert_eq!(arrivals.rate(30_000), rate);
         }
+    }
+
+    #[test]
+    fn of_a_rise_only_what_chance_does_not_explain_is_believed() {
+        let seen = |came: f64| Seen {
+            index: 0,
+            came,
+            seconds: 2.0,
+            spread: true,
+        };
+        assert_eq!(seen(0.0).at_least(DOUBT), 0.0);
+        assert_eq!(seen(1.0).at_least(DOUBT), 0.0);
+        let hundred = seen(100.0).at_least(DOUBT);
+        assert!((hundred - 39.6).abs() < 0.1, "{hundred}");
+        assert!(seen(100.0).at_least(MORE_DOUBT) < hundred);
     }
 
     #[test]
@@ -225,7 +268,7 @@ mod tests {
         arrivals.count(at + 250, count + 1000);
         for _ in 0..60 {
             feed(&mut arrivals, 0..1, 0);
-            assert_eq!((arrivals.rate(30_000), arrivals.at_least()), (0.0, 0.0));
+            assert_eq!((arrivals.rate(30_000), arrivals.recent()), (0.0, 0.0));
         }
     }
 

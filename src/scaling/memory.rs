@@ -149,7 +149,7 @@ impl Memory {
             backlog: backlog.saturating_sub(excess),
             running: queue.running,
             rate: self.arrivals.rate(spec.idle_timeout.as_millis()),
-            recent: self.arrivals.at_least(),
+            recent: self.arrivals.recent(),
             service: self.service.seconds(),
             peakedness: self.peakedness.value(),
             lead: lead.as_secs_f64(),

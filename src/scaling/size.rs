@@ -21,9 +21,9 @@ const NEXT_READING: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// A small shrink waits for so many windows without need, where nobody set the window: under a load that
-/// is constant but for chance, what one window does not need the next one often does. Three would have
-/// fewer reversals still, for a fifth over the oracle's pod-seconds on heavy-tailed tasks.
-const PATIENT: u32 = 2;
+/// is constant but for chance, what one window does not need the next one often does. Four would have
+/// fewer reversals still, for a sixth over the oracle's pod-seconds on heavy-tailed tasks.
+const PATIENT: u32 = 3;
 
 /// What one source asks for.
 struct Proposal {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::outcome::Outcome;
 
 /// A pool starts at its minimum; it has settled after this, ms.
-const SETTLED: u64 = 180_000;
+const SETTLED: u64 = 300_000;
 
 /// One line of the table.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct Row {
     pub late: u64,
     /// Waits in seconds: p50, p95, p99.
     pub waits: [f64; 3],
-    /// Changes of the wanted size after the first three minutes.
+    /// Changes of the wanted size after the first five minutes.
     pub changes: u64,
     /// How often it began to shrink after it had grown.
     pub reversals: u64,

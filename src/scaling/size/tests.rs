@@ -355,8 +355,8 @@ fn the_tolerance_keeps_small_changes_out() {
     for (second, value, size) in [
         (0, 361.0, 40),
         (100, 359.0, 40),
-        (159, 359.0, 40),
-        (160, 359.0, 36),
+        (189, 359.0, 40),
+        (190, 359.0, 36),
         (200, 361.0, 37),
         (300, 362.0, 37),
     ] {
@@ -366,7 +366,7 @@ fn the_tolerance_keeps_small_changes_out() {
 }
 
 #[test]
-fn a_small_shrink_waits_twice_as_long_unless_the_window_is_the_users_own() {
+fn a_small_shrink_waits_three_times_as_long_unless_the_window_is_the_users_own() {
     let own = WorkerPoolSpec {
         scaling: crate::api::Scaling {
             behavior: Some(Behavior {
@@ -383,7 +383,8 @@ fn a_small_shrink_waits_twice_as_long_unless_the_window_is_the_users_own() {
     for (spec, value, second, size) in [
         // A quarter less.
         (spec(), 60.0, 31, 8),
-        (spec(), 60.0, 61, 6),
+        (spec(), 60.0, 89, 8),
+        (spec(), 60.0, 91, 6),
         (own, 60.0, 31, 6),
         // More than that.
         (spec(), 50.0, 31, 5),
