@@ -25,8 +25,8 @@ const FALSE_ALARMS: f64 = 0.1;
 /// not one that this rate would bring by chance (generalized likelihood ratio test for the change of
 /// a Poisson rate; M. Basseville, I. Nikiforov, Detection of Abrupt Changes, 2.4.3). The window that
 /// contradicts most says when the rate changed and what it is since; what is older is forgotten. Of a
-/// rise only that much is believed which chance does not explain: if there is more to it, it will be
-/// contradicted again, and a worker too many is one that goes again.
+/// rise only that much is believed which chance does not explain: if there is much more to it, it will be
+/// contradicted again; a worker too many is one that goes again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Arrivals {
     /// Counts as of moments, the oldest first: (ms, arrivals).
@@ -104,20 +104,20 @@ impl Arrivals {
         let first_since = |ms: u64| self.counts.partition_point(|(at, _)| *at < ms);
         let index = first_since(at_ms.saturating_sub(ms(window)));
         let (since, before) = *self.counts.get(index)?;
-        let middle = self.counts.get(first_since(since + (at_ms - since) / 2));
-        let first_half = middle
-            .map_or(arrived, |(_, count)| *count)
-            .saturating_sub(before);
+        let by = |quarters: u64| {
+            let then = self
+                .counts
+                .get(first_since(since + (at_ms - since) * quarters / 4));
+            then.map_or(arrived, |(_, count)| *count)
+                .saturating_sub(before)
+        };
         let came = arrived.saturating_sub(before);
         let seconds = (at_ms - since) as f64 / 1000.0;
         (seconds >= window / 2.0).then(|| Seen {
             index,
             came: came as f64,
             seconds,
-            spread: first_half
-                .min(came.saturating_sub(first_half))
-                .saturating_mul(4)
-                >= came,
+            spread: is_spread(came, by(2), by(3).saturating_sub(by(1))),
         })
     }
 
@@ -161,6 +161,15 @@ impl Seen {
     fn at_least(&self, doubt: f64) -> f64 {
         (self.came.sqrt() - doubt / 2.0).max(0.0).powi(2) / self.seconds
     }
+}
+
+/// A quarter of what came did so in each half of the window, and a quarter outside its middle half, which
+/// a batch passes through.
+fn is_spread(came: u64, first_half: u64, middle_half: u64) -> bool {
+    let is_quarter = |part: u64| part.saturating_mul(4) >= came;
+    is_quarter(first_half)
+        && is_quarter(came.saturating_sub(first_half))
+        && is_quarter(came.saturating_sub(middle_half))
 }
 
 /// ln of the likelihood ratio: how much better the rate that `came` suggests explains it than the
@@ -260,15 +269,34 @@ mod tests {
         assert_eq!(arrivals.rate(30_000), 0.0);
     }
 
-    #[test]
-    fn a_batch_is_no_rate() {
+    /// A thousand tasks within so many ms, `after` the last count; looked at every `tick` ms for a minute.
+    fn rates_after_batch(takes: u64, after: u64, tick: u64) -> (f64, f64) {
         let mut arrivals = begun();
         feed(&mut arrivals, 0..10, 0);
-        let (at, count) = arrivals.last;
-        arrivals.count(at + 250, count + 1000);
-        for _ in 0..60 {
-            feed(&mut arrivals, 0..1, 0);
-            assert_eq!((arrivals.rate(30_000), arrivals.recent()), (0.0, 0.0));
+        let (start, count) = arrivals.last;
+        let (mut rate, mut recent) = (0.0_f64, 0.0_f64);
+        for look in 1..60_000 / tick {
+            let came = (look * tick).saturating_sub(after).min(takes) * 1000 / takes;
+            arrivals.count(start + look * tick, count + came);
+            rate = rate.max(arrivals.rate(30_000));
+            recent = recent.max(arrivals.recent());
+        }
+        (rate, recent)
+    }
+
+    #[test]
+    fn a_batch_is_no_rate() {
+        for after in [0, 30, 110, 190, 240] {
+            for tick in [50, 250] {
+                for takes in [1, 100, 200, 400, 600] {
+                    let (rate, recent) = rates_after_batch(takes, after, tick);
+                    let told = format!("{takes} ms, {after} ms after a look, every {tick} ms");
+                    assert_eq!(rate, 0.0, "{told}");
+                    // Between looks that far apart it may as well have come evenly.
+                    let is_seen = takes <= 200 && tick == 50;
+                    assert!(recent == 0.0 || !is_seen, "{recent}: {told}");
+                }
+            }
         }
     }
 
