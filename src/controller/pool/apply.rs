@@ -79,19 +79,34 @@ async fn tell_queue(
             cx.observer.look(&namespace, &o.pool.name_any());
         }
     }
+    let told = tell_workers(cx, o, plan, &queue, memory).await;
+    if !plan.drain.is_empty() || !plan.undrain.is_empty() {
+        cx.observer.look(&namespace, &o.pool.name_any());
+    }
+    told
+}
+
+async fn tell_workers(
+    cx: &Context,
+    o: &Observed,
+    plan: &Plan,
+    queue: &NamespaceQueue,
+    memory: &mut Memory,
+) -> Result<(), Error> {
     for uid in &plan.undrain {
-        tell(&queue, memory, uid, false).await?;
+        if let Some(since) = memory.draining.get_mut(uid) {
+            // It may take again though the answer is lost, and then has all its time once more.
+            *since = o.now;
+        }
+        tell(queue, memory, uid, false).await?;
         memory.draining.remove(uid);
     }
     for uid in &plan.drain {
-        tell(&queue, memory, uid, true).await?;
-        if !memory.draining.contains_key(uid) {
-            memory.draining.insert(uid.clone(), o.now);
+        tell(queue, memory, uid, true).await?;
+        if memory.draining.insert(uid.clone(), o.now).is_none() {
+            let namespace = o.pool.namespace().unwrap_or_default();
             count_recycled(cx, o, &namespace, uid);
         }
-    }
-    if !plan.drain.is_empty() || !plan.undrain.is_empty() {
-        cx.observer.look(&namespace, &o.pool.name_any());
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use self::fleet::Fleet;
 use self::reading::reading;
 use super::disruption;
 use super::members::Members;
-use super::observe::Observed;
+use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
 use crate::scaling::{self, Decision, after_span, victims};
@@ -123,6 +123,10 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         let has_room = !is_stuck(o, &fleet) && memory.refused.failures == 0;
         shrink(&fleet, size, has_room, &mut plan);
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
+        let may_not_have_heard = |pod: &&PodView| fleet.takes(pod) && fleet.is_ahead(pod);
+        if fleet.leaving.iter().any(may_not_have_heard) {
+            times.push(after_span(o.now, LOOK));
+        }
     }
     remove_failed(o, memory, &mut plan);
     if !plan.drain.is_empty() {
@@ -207,17 +211,13 @@ fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
 fn shrink(fleet: &Fleet<'_>, size: usize, has_room: bool, plan: &mut Plan) {
     // Deleted by others (evicted, drained node): they take no more from now on.
     let leaving = fleet.leaving.iter();
-    let leaving = leaving.filter(|pod| {
-        let worker = fleet.workers.get(pod.uid.as_str());
-        worker.is_some_and(|worker| !worker.draining) && !fleet.is_ahead(pod)
-    });
+    let leaving = leaving.filter(|pod| fleet.takes(pod) && !fleet.is_ahead(pod));
     plan.drain.extend(leaving.map(|pod| pod.uid.clone()));
     // The queue has forgotten that they were told.
-    let forgot = fleet.draining.iter().filter(|pod| {
-        let worker = fleet.workers.get(pod.uid.as_str());
-        let tells = worker.is_some_and(|worker| !worker.draining) && !fleet.is_ahead(pod);
-        tells && !plan.undrain.contains(&pod.uid)
-    });
+    let forgot = fleet
+        .draining
+        .iter()
+        .filter(|pod| fleet.takes(pod) && !fleet.is_ahead(pod) && !plan.undrain.contains(&pod.uid));
     plan.drain.extend(forgot.map(|pod| pod.uid.clone()));
     plan.drain
         .extend(fleet.hollow.iter().map(|pod| pod.uid.clone()));
@@ -261,7 +261,8 @@ fn remove_drained(
             // Unless it was there before: then it tells of itself again within a few seconds.
             None if !memory.began.contains(&pod.uid) => Some(Why::NeverStarted),
             Some(worker) if worker.drained => Some(Why::Drained),
-            _ if due <= o.now => Some(Why::TimedOut),
+            // Who is told anew only now has taken requests until now.
+            _ if due <= o.now && !plan.drain.contains(&pod.uid) => Some(Why::TimedOut),
             _ => None,
         };
         match why {

@@ -97,6 +97,12 @@ impl<'a> Fleet<'a> {
         fleet
     }
 
+    /// By the numbers its worker takes requests.
+    pub fn takes(&self, pod: &PodView) -> bool {
+        let worker = self.workers.get(pod.uid.as_str());
+        worker.is_some_and(|worker| !worker.draining)
+    }
+
     /// The numbers do not know yet what it was told last.
     pub fn is_ahead(&self, pod: &PodView) -> bool {
         self.ahead.contains(&pod.uid)

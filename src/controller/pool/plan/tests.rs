@@ -117,6 +117,35 @@ fn who_was_called_back_is_not_deleted_by_numbers_from_before() {
 }
 
 #[test]
+fn who_is_told_anew_has_its_time_anew() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 0})).worker("a", 1);
+    assert_eq!(scene.visit(0).drain, ["a"]);
+    let due = i64::try_from(scene.o.drain_timeout.as_millis() / 1000).expect("seconds");
+    // The queue has lost that it was told, and it took requests until now.
+    scene.worker_stats("a").draining = false;
+    let plan = scene.visit(due);
+    assert_eq!((plan.drain.len(), plan.delete.len()), (1, 0), "{plan:?}");
+    assert!(scene.visit(due + 1).delete.is_empty());
+}
+
+#[test]
+fn who_goes_anyway_and_may_not_have_heard_is_looked_at_again_soon() {
+    let mut scene = Scene::new(serde_json::json!({"replicas": 2}))
+        .worker("a", 1)
+        .worker("b", 1);
+    scene.pod("a").deleting = true;
+    let before = (scene.o.stats.clone(), Some(Instant::now()));
+    assert_eq!(scene.visit(0).drain, ["a"]);
+    // The queue has not answered, and the numbers are those from before.
+    (scene.o.stats, scene.o.asked) = before;
+    let plan = scene.visit(1);
+    assert!(plan.drain.is_empty(), "{:?}", plan.drain);
+    assert!(plan.again_at.expect("soon") < at(2));
+    scene.worker_stats("a").draining = false;
+    assert_eq!(scene.visit(2).drain, ["a"], "it has not heard");
+}
+
+#[test]
 fn nothing_drains_or_goes_while_the_queue_cannot_be_read() {
     let mut scene = Scene::new(serde_json::json!({"replicas": 0})).worker("a", 0);
     scene.o.stats = Err("away".into());
