@@ -283,6 +283,13 @@ pub fn says(pieces: &[&str]) -> Vec<Step> {
     steps
 }
 
+/// A streamed answer of two pieces, the second once the gate is open.
+pub fn says_at(gate: &Gate, pieces: [&str; 2]) -> Vec<Step> {
+    let mut steps = says(&pieces);
+    steps.insert(2, Step::Wait(gate.clone()));
+    steps
+}
+
 /// A complete answer with chunked encoding, after which the connection stays open.
 pub fn says_and_keeps(text: &str) -> Vec<Step> {
     let body: String = [token(text), done()]

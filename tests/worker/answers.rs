@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::faults::config;
 use crate::fixture::{Fixture, POOL, eventually, payload};
-use crate::upstream::{Gate, Step, Upstream, done, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, done, says, says_at, stream_head, token};
 
 fn openai(endpoint: String) -> PersonaConfig {
     config(Provider::OpenAICompatible, endpoint)
@@ -39,14 +39,7 @@ async fn a_whole_answer_comes_with_text_reason_and_usage() {
 async fn a_streamed_answer_comes_in_pieces_and_only_once() {
     let fixture = Fixture::new().await;
     let seen = Gate::default();
-    let model = Upstream::always(vec![
-        stream_head("text/event-stream"),
-        token("Hel"),
-        Step::Wait(seen.clone()),
-        token("lo"),
-        done(),
-    ])
-    .await;
+    let model = Upstream::always(says_at(&seen, ["Hel", "lo"])).await;
     fixture.persona("helper", model.base_url()).await;
     let _worker = fixture.worker("a").await;
     let task = fixture.ask("helper", true).await;

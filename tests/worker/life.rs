@@ -10,7 +10,7 @@ use persona_operator::queue::task::{Duties, OutcomeKind};
 use persona_operator::worker::{Ended, Error, Reason};
 
 use crate::fixture::{Fixture, POOL, eventually};
-use crate::upstream::{Gate, Step, Upstream, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, says, says_at, stream_head, token};
 
 #[tokio::test]
 async fn a_drained_worker_gets_no_task_and_reports_it_at_once() {
@@ -98,13 +98,7 @@ async fn another_worker_does_the_work_of_a_drained_one() {
 async fn a_stopped_worker_ends_its_task_and_leaves_the_pool() {
     let fixture = Fixture::new().await;
     let stops = Gate::default();
-    let mut steps = vec![
-        stream_head("text/event-stream"),
-        token("Hel"),
-        Step::Wait(stops.clone()),
-    ];
-    steps.extend([token("lo"), crate::upstream::done()]);
-    let model = Upstream::always(steps).await;
+    let model = Upstream::always(says_at(&stops, ["Hel", "lo"])).await;
     fixture.persona("helper", model.base_url()).await;
     let worker = fixture.worker("a").await;
     let task = fixture.ask("helper", false).await;

@@ -10,7 +10,7 @@ use persona_operator::queue::work::LEASE;
 use testbed::{Redis, RedisOptions};
 
 use crate::fixture::{Fixture, NAMESPACE, answered, eventually};
-use crate::upstream::{Gate, Step, Upstream, done, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, done, says, says_at, stream_head, token};
 
 /// Twenty numbered words in two seconds.
 fn slow_story() -> Vec<Step> {
@@ -205,13 +205,7 @@ async fn after_all_data_was_lost_the_old_attempt_changes_nothing() {
     let gates = (old.clone(), new.clone());
     let model = Upstream::start(move |received| {
         if received.number == 1 {
-            let mut steps = vec![
-                stream_head("text/event-stream"),
-                token("old"),
-                Step::Wait(gates.0.clone()),
-            ];
-            steps.extend([token("old"), done()]);
-            return steps;
+            return says_at(&gates.0, ["old", "old"]);
         }
         let mut steps = vec![Step::Wait(gates.1.clone())];
         steps.extend(says(&["new"]));

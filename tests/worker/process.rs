@@ -11,7 +11,7 @@ use testbed::net::Port;
 use testbed::process::Process;
 
 use crate::fixture::{Fixture, NAMESPACE, POOL, eventually};
-use crate::upstream::{Gate, Step, Upstream, done, says, stream_head, token};
+use crate::upstream::{Gate, Step, Upstream, says, says_at, stream_head, token};
 
 /// A worker process and its log.
 pub struct WorkerProcess {
@@ -120,14 +120,7 @@ async fn the_task_of_a_killed_worker_is_completed_by_another_one_and_once() {
 async fn a_terminated_worker_stops_in_order_and_exits_with_success() {
     let fixture = Fixture::new().await;
     let stops = Gate::default();
-    let model = Upstream::always(vec![
-        stream_head("text/event-stream"),
-        token("Hel"),
-        Step::Wait(stops.clone()),
-        token("lo"),
-        done(),
-    ])
-    .await;
+    let model = Upstream::always(says_at(&stops, ["Hel", "lo"])).await;
     fixture.persona("helper", model.base_url()).await;
     let worker = WorkerProcess::start(&fixture, "a", &[]).await;
     let (whole, streamed) = (
