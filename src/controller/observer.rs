@@ -40,8 +40,9 @@ pub struct Reading {
     /// The numbers.
     pub stats: Arc<PoolStats>,
     /// Our clock when they were asked for.
-    asked: Instant,
-    at: Instant,
+    pub asked: Instant,
+    /// Our clock when they came.
+    pub at: Instant,
 }
 
 /// The latest readings.
@@ -84,18 +85,10 @@ impl Observer {
         }
     }
 
-    /// How old the pool's numbers are; none when there are none.
-    pub fn age(&self, namespace: &str, pool: &str) -> Option<Duration> {
-        let readings = lock(&self.readings);
-        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
-        reading.map(|reading| reading.at.elapsed())
-    }
-
-    /// When the pool's numbers were asked for, by our own clock; none when there are none.
-    pub fn asked(&self, namespace: &str, pool: &str) -> Option<Instant> {
-        let readings = lock(&self.readings);
-        let reading = readings.get(&(namespace.to_owned(), pool.to_owned()));
-        reading.map(|reading| reading.asked)
+    /// What was last read of a pool, whether or not it counts.
+    pub fn reading(&self, namespace: &str, pool: &str) -> Option<Reading> {
+        let key = (namespace.to_owned(), pool.to_owned());
+        lock(&self.readings).get(&key).cloned()
     }
 
     /// Asks for a look at a pool now; what differs wakes its reconciler. A look that is missed under

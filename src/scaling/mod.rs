@@ -17,10 +17,10 @@ mod service;
 mod size;
 mod victims;
 
-pub use behavior::after_span;
+pub use behavior::{after, after_span};
 pub use decision::{Cause, Decision};
 pub use memory::Memory;
 pub use need::Inputs;
 pub use reading::{ProviderReading, QUEUE, QueueReading, Reading};
-pub use size::desired;
+pub use size::{LOOK, desired};
 pub use victims::{Candidate, victims};

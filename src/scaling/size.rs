@@ -18,7 +18,7 @@ const RATE_CHECK: Duration = Duration::from_secs(1);
 /// Time until the reading after a stale one.
 const NEXT_READING: Duration = Duration::from_millis(500);
 /// Time that a reading takes that was asked for.
-const LOOK: Duration = Duration::from_millis(50);
+pub const LOOK: Duration = Duration::from_millis(50);
 
 /// A small shrink waits for so many windows without need, where nobody set the window: under a load that
 /// is constant but for chance, what one window does not need the next one often does. Four would have

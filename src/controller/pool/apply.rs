@@ -104,8 +104,7 @@ async fn tell_workers(
     for uid in &plan.drain {
         tell(queue, memory, uid, true).await?;
         if memory.draining.insert(uid.clone(), o.now).is_none() {
-            let namespace = o.pool.namespace().unwrap_or_default();
-            count_recycled(cx, o, &namespace, uid);
+            count_recycled(cx, o, uid);
         }
     }
     Ok(())
@@ -118,10 +117,10 @@ async fn tell(
     uid: &str,
     on: bool,
 ) -> Result<(), Error> {
-    // It may be told though the answer is lost.
+    let answer = queue.drain(uid, on).await;
+    // Also where the answer is lost: it may have been told.
     memory.told.insert(uid.to_owned(), Instant::now());
-    queue.drain(uid, on).await?;
-    memory.told.insert(uid.to_owned(), Instant::now());
+    answer?;
     Ok(())
 }
 
@@ -156,14 +155,15 @@ async fn open(cx: &Context, queue: &NamespaceQueue, o: &Observed) -> Result<(), 
 }
 
 /// Counts a worker that was told to drain, if it asked to be replaced.
-fn count_recycled(cx: &Context, o: &Observed, namespace: &str, uid: &str) {
+fn count_recycled(cx: &Context, o: &Observed, uid: &str) {
     let stats = o.stats.as_ref().ok();
     let worker = stats.and_then(|stats| stats.workers.iter().find(|worker| worker.uid == *uid));
     if let Some(reason) = worker.and_then(|worker| worker.recycle) {
+        let namespace = o.pool.namespace().unwrap_or_default();
         let (pool, reason) = (o.pool.name_any(), reason.as_str());
         cx.metrics
             .recycles
-            .with_label_values(&[namespace, &pool, reason])
+            .with_label_values(&[&*namespace, &*pool, reason])
             .inc();
         tracing::info!(
             namespace,

@@ -69,7 +69,7 @@ async fn visit(cx: &Context, pool: Arc<WorkerPool>, memory: &mut Memory) -> Resu
         return Ok(Action::requeue(SOON));
     }
     let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-    if cx.observer.age(&namespace, &name).is_none() && cx.contact.usable().is_ok() {
+    if cx.observer.reading(&namespace, &name).is_none() && cx.contact.usable().is_ok() {
         // A new pool is opened at its first visit, and not when the next tick comes by.
         observer::look_at(cx, &namespace, &name).await;
     }

@@ -142,6 +142,8 @@ pub fn observe(
         .spec
         .drain_timeout
         .unwrap_or_else(|| rounded_up(longest));
+    // Before the numbers, which may be newer then, and not older.
+    let reading = cx.observer.reading(&namespace, &name);
     let options = &cx.options;
     let setup = Setup {
         image: &options.worker_image,
@@ -180,13 +182,9 @@ pub fn observe(
         largest_gpu: largest_gpu(cx, &pool),
         concurrency: Some(concurrency),
         external: cx.sources.readings(&pool),
-        // Before the numbers, which may be newer then, and not older.
-        asked: cx.observer.asked(&namespace, &name),
+        asked: reading.as_ref().map(|reading| reading.asked),
         stats: numbers(cx, &namespace, &name),
-        is_old: cx
-            .observer
-            .age(&namespace, &name)
-            .is_some_and(|age| age > FRESH),
+        is_old: reading.is_some_and(|reading| reading.at.elapsed() > FRESH),
         pool,
     }
 }

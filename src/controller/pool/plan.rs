@@ -20,10 +20,8 @@ use super::members::Members;
 use super::observe::{Observed, PodView};
 use super::template::follows_queue;
 use crate::api::Span;
-use crate::scaling::{self, Decision, after_span, victims};
+use crate::scaling::{self, Decision, LOOK, after, after_span, victims};
 
-/// Until numbers are looked at again that were too old.
-const LOOK: Span = Span::millis(50);
 /// So long after the last pause, with a worker Ready, failed pods are forgotten.
 const QUIET: Span = Span::secs(60);
 /// After so long without a node for its pods a pool adds no more of them.
@@ -125,7 +123,7 @@ pub fn plan(o: &Observed, memory: &mut Memory) -> Plan {
         remove_drained(o, &fleet, memory, &mut plan, &mut times);
         let may_not_have_heard = |pod: &&PodView| fleet.takes(pod) && fleet.is_ahead(pod);
         if fleet.leaving.iter().any(may_not_have_heard) {
-            times.push(after_span(o.now, LOOK));
+            times.push(after(o.now, LOOK));
         }
     }
     remove_failed(o, memory, &mut plan);
@@ -210,14 +208,12 @@ fn is_stuck(o: &Observed, fleet: &Fleet<'_>) -> bool {
 /// no room for others, a quarter of the size (of a pool of four or more) makes room first.
 fn shrink(fleet: &Fleet<'_>, size: usize, has_room: bool, plan: &mut Plan) {
     // Deleted by others (evicted, drained node): they take no more from now on.
-    let leaving = fleet.leaving.iter();
-    let leaving = leaving.filter(|pod| fleet.takes(pod) && !fleet.is_ahead(pod));
+    let takes = |pod: &&&PodView| fleet.takes(pod) && !fleet.is_ahead(pod);
+    let leaving = fleet.leaving.iter().filter(takes);
     plan.drain.extend(leaving.map(|pod| pod.uid.clone()));
     // The queue has forgotten that they were told.
-    let forgot = fleet
-        .draining
-        .iter()
-        .filter(|pod| fleet.takes(pod) && !fleet.is_ahead(pod) && !plan.undrain.contains(&pod.uid));
+    let draining = fleet.draining.iter().filter(takes);
+    let forgot = draining.filter(|pod| !plan.undrain.contains(&pod.uid));
     plan.drain.extend(forgot.map(|pod| pod.uid.clone()));
     plan.drain
         .extend(fleet.hollow.iter().map(|pod| pod.uid.clone()));
@@ -271,7 +267,7 @@ fn remove_drained(
                 uid: pod.uid.clone(),
                 why,
             }),
-            None if is_ahead => times.push(after_span(o.now, LOOK)),
+            None if is_ahead => times.push(after(o.now, LOOK)),
             None => times.push(due),
         }
     }
